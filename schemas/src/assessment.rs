@@ -1,0 +1,167 @@
+//! The assessment: what backout saw when it looked at the world for a plan, writing nothing.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::envelope::Document;
+use crate::limits::Limits;
+use crate::plan::Class;
+use crate::strict::{StrictError, parse_strict};
+
+/// What would change, step by step. Kept as a document of its own and named by digest in the manifest.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Assessment {
+    /// The plan that was assessed.
+    pub plan: Digest,
+    /// When the world was looked at.
+    pub taken: Timestamp,
+    /// One entry per step, in the order of the plan.
+    pub steps: Vec<StepAssessment>,
+}
+
+/// What one step would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepAssessment {
+    /// Id of the step.
+    pub id: String,
+    /// Resources that would change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ResourceChange>,
+    /// What was seen, by resource URI: opaque texts that must be the same just before the step runs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fingerprints: BTreeMap<String, String>,
+    /// The reversibility as computed from what was seen.
+    pub class: Class,
+    /// The way back.
+    pub way_back: WayBack,
+    /// How sure.
+    pub confidence: Confidence,
+    /// A preview for people, a unified diff where there is text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub preview: String,
+    /// Patterns of the plan that were expanded and pinned: the run acts on these names and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pinned: Vec<String>,
+    /// Whether a pattern, not a list of names, chose what is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_wildcard: bool,
+    /// What share of the whole is touched, in percent, where there is a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_percent: Option<u64>,
+    /// Remarks, for example that the step depends on what an earlier one leaves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// One resource that would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceChange {
+    /// Its URI, as `file:/srv/app/x`.
+    pub resource: String,
+    /// How it would change.
+    pub change: ChangeKind,
+    /// Bytes that would be written or deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Rows, for a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowCount>,
+}
+
+/// Rows of one table that change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RowCount {
+    /// Rows inserted.
+    pub inserted: u64,
+    /// Rows updated.
+    pub updated: u64,
+    /// Rows deleted.
+    pub deleted: u64,
+}
+
+/// How a resource changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// It was not there before.
+    Created,
+    /// It was there and is different.
+    Updated,
+    /// It is not there any more.
+    Deleted,
+}
+
+/// One resource that did change: an entry of the inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// Its URI.
+    pub resource: String,
+    /// How it changed.
+    pub change: ChangeKind,
+    /// What it was, as an opaque fingerprint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Rows, for a table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowCount>,
+}
+
+/// How the step can be undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WayBack {
+    /// How much of it comes back.
+    pub effectiveness: Effectiveness,
+    /// How, in a sentence for people.
+    pub how: String,
+    /// The library entry that knows, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+}
+
+/// How much a way back gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Effectiveness {
+    /// Everything, proved by digest.
+    Full,
+    /// Something stays behind.
+    Partial,
+    /// Only the damage is limited.
+    MitigationOnly,
+    /// There is none.
+    None,
+}
+
+/// How the assessment knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// The real effect was computed or tried out and taken back.
+    Verified,
+    /// Computed from a model, for example from what an earlier step is expected to leave.
+    Simulated,
+    /// Nobody knows.
+    None,
+}
+
+impl Document for Assessment {
+    const PAYLOAD_TYPE: &'static str = "application/vnd.backout.assessment.v1+json";
+    const MAX_BYTES: usize = Limits::PLAN_BYTES * 2;
+
+    fn from_payload(payload: &[u8]) -> Result<Self, StrictError> {
+        parse_strict(payload, Self::MAX_BYTES)
+    }
+}

@@ -1,0 +1,138 @@
+//! Every stable code that a finding or a refusal can carry. Must never be renamed: scripts and agents match on them.
+//!
+//! Each code has a page `schemas/errors/<code>.md` and a test that provokes it.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// A stable code in kebab case, the name of its page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Code(&'static str);
+
+impl Code {
+    /// The document is not strict JSON, or too large.
+    pub const PLAN_NOT_JSON: Self = Self("plan-not-json");
+    /// The document does not fit its JSON Schema.
+    pub const PLAN_SCHEMA: Self = Self("plan-schema");
+    /// A count or a length is over a constant limit.
+    pub const PLAN_LIMIT: Self = Self("plan-limit");
+    /// Two steps have one id.
+    pub const DUPLICATE_ID: Self = Self("duplicate-id");
+    /// A step needs a step that the plan does not have.
+    pub const UNKNOWN_NEED: Self = Self("unknown-need");
+    /// Steps need each other in a circle.
+    pub const CYCLE: Self = Self("cycle");
+    /// No kind of step has this name.
+    pub const UNKNOWN_KIND: Self = Self("unknown-kind");
+    /// The parameters do not fit the kind's schema.
+    pub const STEP_PARAMETERS: Self = Self("step-parameters");
+    /// A path is malformed or leaves its root.
+    pub const PATH_OUTSIDE_ROOTS: Self = Self("path-outside-roots");
+    /// Two steps that are not ordered write overlapping resources.
+    pub const WRITE_CONFLICT: Self = Self("write-conflict");
+    /// A step reads what an unordered step writes.
+    pub const READ_RACE: Self = Self("read-race");
+    /// A reversible step comes after an irreversible one, or two irreversible steps are not ordered.
+    pub const PIVOT_ORDER: Self = Self("pivot-order");
+    /// The plan claims a better class than computed.
+    pub const CLASS_CLAIM: Self = Self("class-claim");
+    /// The way back of a library entry or of the plan cannot be bound.
+    pub const UNDO_UNBOUND: Self = Self("undo-unbound");
+    /// No site configuration for the environment that the plan names.
+    pub const UNKNOWN_ENVIRONMENT: Self = Self("unknown-environment");
+    /// What the step would act on could not be looked at.
+    pub const PROBE_FAILED: Self = Self("probe-failed");
+    /// A declared expectation cannot be met.
+    pub const EXPECTATION: Self = Self("expectation");
+
+    /// No rule allows it.
+    pub const POLICY_DEFAULT_DENY: Self = Self("policy-default-deny");
+    /// A delete by wildcard in production.
+    pub const POLICY_WILDCARD_DELETE: Self = Self("policy-wildcard-delete");
+    /// The step reaches backups, snapshots, the journal, keys or policy.
+    pub const POLICY_OWN_WAY_BACK: Self = Self("policy-own-way-back");
+    /// Irreversible, and no rule allows it.
+    pub const POLICY_IRREVERSIBLE: Self = Self("policy-irreversible");
+    /// A share of a table or tree that is too large.
+    pub const POLICY_SHARE: Self = Self("policy-share");
+    /// The agent's key is not bound to this environment.
+    pub const POLICY_ENVIRONMENT: Self = Self("policy-environment");
+    /// Nobody looked at what the step would do.
+    pub const POLICY_UNSEEN: Self = Self("policy-unseen");
+    /// Approvals are missing.
+    pub const APPROVALS_MISSING: Self = Self("approvals-missing");
+    /// Somebody rejected.
+    pub const REJECTED: Self = Self("rejected");
+    /// A document's signature, signer or role is not good.
+    pub const SIGNATURE: Self = Self("signature");
+    /// Plan, policy or world changed since approval.
+    pub const STALE: Self = Self("stale");
+    /// The manifest expired.
+    pub const EXPIRED: Self = Self("expired");
+    /// Another run holds the journal.
+    pub const JOURNAL_BUSY: Self = Self("journal-busy");
+    /// The journal or a snapshot failed its integrity check.
+    pub const INTEGRITY: Self = Self("integrity");
+    /// Somebody else changed what an undo would overwrite.
+    pub const CLOBBER: Self = Self("clobber");
+    /// A command line was wrong.
+    pub const USAGE: Self = Self("usage");
+    /// The operating system or a tool failed.
+    pub const FAILURE: Self = Self("failure");
+
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::PLAN_NOT_JSON,
+        Self::PLAN_SCHEMA,
+        Self::PLAN_LIMIT,
+        Self::DUPLICATE_ID,
+        Self::UNKNOWN_NEED,
+        Self::CYCLE,
+        Self::UNKNOWN_KIND,
+        Self::STEP_PARAMETERS,
+        Self::PATH_OUTSIDE_ROOTS,
+        Self::WRITE_CONFLICT,
+        Self::READ_RACE,
+        Self::PIVOT_ORDER,
+        Self::CLASS_CLAIM,
+        Self::UNDO_UNBOUND,
+        Self::UNKNOWN_ENVIRONMENT,
+        Self::PROBE_FAILED,
+        Self::EXPECTATION,
+        Self::POLICY_DEFAULT_DENY,
+        Self::POLICY_WILDCARD_DELETE,
+        Self::POLICY_OWN_WAY_BACK,
+        Self::POLICY_IRREVERSIBLE,
+        Self::POLICY_SHARE,
+        Self::POLICY_ENVIRONMENT,
+        Self::POLICY_UNSEEN,
+        Self::APPROVALS_MISSING,
+        Self::REJECTED,
+        Self::SIGNATURE,
+        Self::STALE,
+        Self::EXPIRED,
+        Self::JOURNAL_BUSY,
+        Self::INTEGRITY,
+        Self::CLOBBER,
+        Self::USAGE,
+        Self::FAILURE,
+    ];
+
+    /// The code as text.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0)
+    }
+}

@@ -1,0 +1,43 @@
+//! The documents that cross a trust boundary or a crash, as Rust types and as published JSON Schemas.
+//!
+//! This crate must never do I/O and never decide anything: it parses, checks shapes, signs and verifies bytes.
+
+mod approval;
+mod assessment;
+mod codes;
+mod digest;
+mod envelope;
+mod exit;
+mod finding;
+mod keys;
+mod limits;
+mod manifest;
+mod plan;
+mod published;
+mod receipt;
+mod record;
+mod statement;
+mod strict;
+mod trust;
+
+pub use approval::{Approval, Verdict};
+pub use assessment::{
+    Assessment, Change, ChangeKind, Confidence, Effectiveness, ResourceChange, RowCount, StepAssessment, WayBack,
+};
+pub use codes::Code;
+pub use digest::{Digest, DigestError};
+pub use envelope::{Document, Envelope, EnvelopeError, Signature, Signer, Verified, VerifyError, pae};
+pub use exit::ExitCode;
+pub use finding::{Finding, Severity, WhoCanAct, sort_findings};
+pub use keys::{KeyError, KeyId, SecretKey, public_from_hex};
+pub use limits::Limits;
+pub use manifest::{ApprovalsRequired, Decision, Decisions, GateVerdict, Manifest};
+pub use plan::{
+    Bounds, Check, Class, ExpectRows, Expectation, OnFailure, Plan, PlanStep, UndoCommand, is_valid_id, pointer,
+};
+pub use published::{published, schema_of_type};
+pub use receipt::{End, Receipt, StepReceipt};
+pub use record::{Record, RecordBody, RunSubject, SeenWord};
+pub use statement::{Predicate, Statement, Subject};
+pub use strict::{StrictError, parse_strict, strict_check};
+pub use trust::{Role, TrustError, TrustRoot, TrustedKey};
