@@ -1,1 +1,27 @@
-//! placeholder
+//! The run as a sans-IO state machine, the graph of its steps, and the contract of drivers.
+//!
+//! This crate must never read a clock, a file or randomness, and must never wait.
+//!
+//! - [`Graph`]: which step needs which.
+//! - [`next`]: the transition table of one step.
+//! - [`Run`]: `handle(event)` changes it, `effects()` says what the shell must do next. Recovery is the same fold.
+//! - [`Kind`] and [`Driver`]: what a kind of step must be able to do.
+
+mod driver;
+mod event;
+mod frontier;
+mod graph;
+mod resource;
+mod run;
+mod transition;
+
+pub use driver::{
+    AfterImage, BeforeImage, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind, Lowered, Output,
+    Scope, Sighting, StepSpec, Token, TokenError, UndoError, parameters,
+};
+pub use event::{Event, RunFact, StepFact};
+pub use graph::{Graph, GraphError, StepIx};
+pub use resource::{Resource, ResourceError};
+pub use run::{Effect, IllegalEvent, MAX_UNDO_ATTEMPTS, Mode, Run};
+pub use schemas::End;
+pub use transition::{Claim, Seen, StepState, UndoClaim, next};

@@ -169,6 +169,8 @@ pub enum RecordBody {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         detail: String,
     },
+    /// A person wants a stuck step looked at again.
+    Retried { step: u32, by: String },
     /// The plan's own checks.
     ChecksPassed { checks: Vec<String> },
     /// At least one did not pass.
@@ -177,6 +179,8 @@ pub enum RecordBody {
     Halted { cause: String, timed_out: bool },
     /// A process took the run over after a crash.
     Reopened { by: String },
+    /// A halted run goes on.
+    ResumeRequested { by: String },
     /// Put everything back, also of a committed run.
     UndoRequested { by: String },
     /// Put back everything but these steps.

@@ -1,0 +1,163 @@
+//! Resource URIs: the one vocabulary in which kinds, policy and conflicts speak of the world.
+//!
+//! `file:/srv/app/x`, `git:/srv/repo#refs/heads/main`, `sqlite:/srv/app.db#orders`. Must never be compared as raw text where
+//! one may contain the other: use [`Resource::overlaps`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A resource: a scheme, a path, and a part of it where the scheme has parts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resource {
+    scheme: String,
+    path: String,
+    part: Option<String>,
+}
+
+/// Why a text is not a resource.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a resource is scheme:path or scheme:path#part, not {0:?}")]
+pub struct ResourceError(String);
+
+impl Resource {
+    /// A file or folder by absolute path; a folder stands for all that is in it.
+    pub fn file(path: impl Into<String>) -> Self {
+        Self { scheme: "file".to_owned(), path: path.into(), part: None }
+    }
+
+    /// A part of something with parts: a ref of a repository, a table of a database.
+    pub fn part(scheme: &str, path: impl Into<String>, part: impl Into<String>) -> Self {
+        Self { scheme: scheme.to_owned(), path: path.into(), part: Some(part.into()) }
+    }
+
+    /// The whole of something.
+    pub fn whole(scheme: &str, path: impl Into<String>) -> Self {
+        Self { scheme: scheme.to_owned(), path: path.into(), part: None }
+    }
+
+    /// The scheme.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The part.
+    pub fn fragment(&self) -> Option<&str> {
+        self.part.as_deref()
+    }
+
+    /// Whether one contains or equals the other.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self.scheme == "file", other.scheme == "file") {
+            (true, true) => is_within(&self.path, &other.path) || is_within(&other.path, &self.path),
+            (true, false) => is_within(&other.path, &self.path),
+            (false, true) => is_within(&self.path, &other.path),
+            (false, false) => {
+                let same_part = self.part.is_none() || other.part.is_none() || self.part == other.part;
+                self.scheme == other.scheme && self.path == other.path && same_part
+            }
+        }
+    }
+
+    /// Whether everything of `inner` is in this one.
+    pub fn contains(&self, inner: &Self) -> bool {
+        if self.scheme == "file" {
+            return is_within(&inner.path, &self.path);
+        }
+        self.scheme == inner.scheme && self.path == inner.path && (self.part.is_none() || self.part == inner.part)
+    }
+}
+
+/// Whether `path` is `folder` or below it, by whole components.
+fn is_within(path: &str, folder: &str) -> bool {
+    let folder = folder.trim_end_matches('/');
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.part {
+            Some(part) => write!(f, "{}:{}#{part}", self.scheme, self.path),
+            None => write!(f, "{}:{}", self.scheme, self.path),
+        }
+    }
+}
+
+impl FromStr for Resource {
+    type Err = ResourceError;
+
+    fn from_str(text: &str) -> Result<Self, ResourceError> {
+        let bad = || ResourceError(text.chars().take(80).collect());
+        let (scheme, rest) = text.split_once(':').ok_or_else(bad)?;
+        if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) || rest.is_empty() {
+            return Err(bad());
+        }
+        // A file name may hold a `#`; only other schemes have parts.
+        let (path, part) = match rest.split_once('#') {
+            Some((path, part)) if scheme != "file" => (path, Some(part.to_owned())),
+            _ => (rest, None),
+        };
+        Ok(Self { scheme: scheme.to_owned(), path: path.to_owned(), part })
+    }
+}
+
+impl Serialize for Resource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Resource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlaps(a: &str, b: &str) -> bool {
+        let (a, b): (Resource, Resource) = (a.parse().unwrap(), b.parse().unwrap());
+        assert_eq!(a.overlaps(&b), b.overlaps(&a), "{a} {b}");
+        a.overlaps(&b)
+    }
+
+    #[test]
+    fn a_folder_overlaps_what_is_in_it_and_not_its_namesakes() {
+        assert!(overlaps("file:/srv/app", "file:/srv/app/x"));
+        assert!(overlaps("file:/srv/app/", "file:/srv/app"));
+        assert!(!overlaps("file:/srv/app", "file:/srv/app2"));
+        assert!(overlaps("file:/", "file:/srv"));
+    }
+
+    #[test]
+    fn parts_overlap_when_equal_or_when_one_is_the_whole() {
+        assert!(overlaps("sqlite:/db#a", "sqlite:/db#a"));
+        assert!(!overlaps("sqlite:/db#a", "sqlite:/db#b"));
+        assert!(overlaps("sqlite:/db#a", "sqlite:/db"));
+        assert!(!overlaps("sqlite:/db#a", "git:/db#a"));
+    }
+
+    #[test]
+    fn a_folder_overlaps_a_database_in_it() {
+        assert!(overlaps("file:/srv", "sqlite:/srv/app.db#a"));
+        assert!(overlaps("file:/srv/app.db", "sqlite:/srv/app.db#a"));
+        assert!(!overlaps("file:/srv/app.db/x", "sqlite:/srv/app.db#a"));
+    }
+
+    #[test]
+    fn a_resource_survives_being_written_and_read() {
+        for text in ["file:/a#b", "git:/r#refs/heads/x", "k8s:ns/deploy/x"] {
+            assert_eq!(text.parse::<Resource>().unwrap().to_string(), text);
+        }
+        assert!("/srv".parse::<Resource>().is_err());
+        assert!("FILE:/x".parse::<Resource>().is_err());
+    }
+}
