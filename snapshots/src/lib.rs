@@ -1,1 +1,28 @@
-//! placeholder
+//! Content-addressed before-images of files and folders, and the way to put them back exactly.
+//!
+//! This crate must never follow a symlink out of a root, never leave anything out silently, and never count a snapshot
+//! that it has not read back.
+//!
+//! BLAKE3 names contents here: it reads 100,000 files three times as fast as SHA-256, and nothing outside signs these names
+//! but through records that carry them.
+
+mod beneath;
+mod capture;
+mod encode;
+mod entry;
+mod error;
+mod pack;
+mod restore;
+mod store;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use beneath::{Root, is_plain_relative};
+pub use capture::scan;
+pub use entry::{Content, Difference, Entry, EntryMeta, Node, Stamp, Tree, Xattrs};
+pub use error::SnapshotError;
+pub use pack::Hash;
+pub use restore::restore;
+pub use store::{SnapshotRef, Store};
