@@ -1,1 +1,26 @@
-//! placeholder
+//! The kinds of steps. A new kind is one folder here and one line in [`all`].
+//!
+//! Nothing in this crate may decide whether something should be done; it does what a token covers, and looks.
+
+mod command;
+mod file;
+mod git;
+mod paths;
+mod preview;
+mod sqlite;
+
+use std::sync::Arc;
+
+use kernel::{Driver, DriverSet};
+use snapshots::Store;
+
+/// Every kind, over one snapshot store.
+pub fn all(store: &Store) -> DriverSet {
+    let drivers: Vec<Arc<dyn Driver>> = vec![
+        Arc::new(command::Command::new(store.clone())),
+        Arc::new(file::File::new(store.clone())),
+        Arc::new(git::Git::new(store.clone())),
+        Arc::new(sqlite::Sqlite::new(store.clone())),
+    ];
+    DriverSet::new(drivers)
+}

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::graph::StepIx;
 use crate::resource::Resource;
-use crate::transition::Seen;
+use crate::transition::{Claim, Seen};
 
 /// What the site says about the environment of a plan; the only facts that lowering may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct StepSpec {
     pub lowered: Lowered,
     /// Patterns as the assessment expanded them: the step acts on these names and no others.
     pub pinned: Vec<String>,
+    /// Where it may act.
+    pub facts: Arc<Facts>,
 }
 
 impl StepSpec {
@@ -294,6 +296,9 @@ pub struct Scope {
     pub run: String,
     /// When to end.
     pub cancel: Cancel,
+    /// After a crash, the last instant (Unix milliseconds) at which the process that drove the run was seen alive. What
+    /// changed later cannot be laid at its door.
+    pub alive_until_ms: Option<i64>,
 }
 
 /// The right to do one thing once: bound to run, step, operation and resources, for seconds.
@@ -384,8 +389,9 @@ pub trait Driver: Kind {
     fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError>;
     /// Acts. Twice with one before-image equals once.
     fn apply(&self, step: &StepSpec, before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError>;
-    /// Looks whether the step is there. Never believes, not even its own notes about the outcome.
-    fn observe(&self, step: &StepSpec, before: &BeforeImage, scope: &Scope) -> Sighting;
+    /// Looks whether the step is there. `claim` is what `apply` said in this process, if it returned; it may explain what is
+    /// seen, never replace looking.
+    fn observe(&self, step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting;
     /// Puts the before-image back, unless somebody else changed what `after` says the step left.
     fn undo(
         &self,
@@ -397,8 +403,9 @@ pub trait Driver: Kind {
     ) -> Result<(), UndoError>;
     /// Runs a check of this kind.
     fn check(&self, check: &Check, facts: &Facts, scope: &Scope) -> Result<CheckOutcome, DriverError>;
-    /// Ends whatever a dead process of this run left behind. Kinds without processes have nothing to end.
-    fn end_leftovers(&self, _run: &str) -> Result<u32, DriverError> {
+    /// After a crash, before anything is observed: ends processes and clears temporary files that the step left behind.
+    /// Returns how many.
+    fn end_leftovers(&self, _step: &StepSpec, _before: Option<&BeforeImage>, _scope: &Scope) -> Result<u32, DriverError> {
         Ok(0)
     }
 }

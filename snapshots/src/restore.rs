@@ -17,17 +17,19 @@ use crate::error::SnapshotError;
 use crate::pack::{PackReader, Place};
 use crate::store::{SnapshotRef, Store, check_content};
 
-/// Makes `paths` beneath `root` what `wanted` captured, and proves it. `now` is what is there, as the caller last saw it.
+/// Makes `paths` beneath `root` what `wanted` captured, and proves it. `now` is what is there, as the caller last saw it;
+/// `tag` goes into the names of temporary files, so that they can be found again after a crash.
 pub fn restore(
     store: &Store,
     root: &Root,
     paths: &[PathBuf],
     wanted: &SnapshotRef,
     now: &Tree,
+    tag: &str,
 ) -> Result<Tree, SnapshotError> {
     let (tree, places) = store.load(wanted)?;
     let differences = now.differences(&tree);
-    let mut work = Work { root, reader: PackReader::new(store.folder()), tree: &tree, places: &places };
+    let mut work = Work { root, reader: PackReader::new(store.folder()), tree: &tree, places: &places, tag };
     work.remove(&differences)?;
     work.make(&differences)?;
     work.finish_folders(&differences)?;
@@ -50,6 +52,7 @@ struct Work<'a> {
     reader: PackReader,
     tree: &'a Tree,
     places: &'a [Option<Place>],
+    tag: &'a str,
 }
 
 impl Work<'_> {
@@ -128,7 +131,7 @@ impl Work<'_> {
     fn make_symlink(&self, entry: &Entry, target: &OsStr) -> Result<(), SnapshotError> {
         let shown = self.shown(&entry.path);
         let (folder, name) = self.root.parent_of(&entry.path)?;
-        let temporary = temporary_name();
+        let temporary = temporary_name(self.tag);
         rustix::fs::symlinkat(target, &folder, &*temporary).map_err(SnapshotError::io("cannot create", &shown))?;
         set_owner_at(&folder, &temporary, &entry.meta).map_err(SnapshotError::io("cannot own", &shown))?;
         let through = PathBuf::from(format!("/proc/self/fd/{}", raw(&folder))).join(&temporary);
@@ -151,7 +154,7 @@ impl Work<'_> {
         };
         check_content(&mut self.reader, content, place)?;
         let (folder, name) = self.root.parent_of(&entry.path)?;
-        let temporary = temporary_name();
+        let temporary = temporary_name(self.tag);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&folder, &*temporary, flags, Mode::RUSR | Mode::WUSR)
             .map_err(SnapshotError::io("cannot create", &shown))?;
@@ -179,7 +182,7 @@ impl Work<'_> {
         let shown = self.shown(&entry.path);
         let (from_folder, from_name) = self.root.parent_of(first)?;
         let (folder, name) = self.root.parent_of(&entry.path)?;
-        let temporary = temporary_name();
+        let temporary = temporary_name(self.tag);
         rustix::fs::linkat(&from_folder, from_name, &folder, &*temporary, AtFlags::empty())
             .map_err(SnapshotError::io("cannot link", &shown))?;
         rustix::fs::renameat(&folder, &*temporary, &folder, name).map_err(SnapshotError::io("cannot rename", &shown))?;
@@ -234,8 +237,14 @@ fn single(found: &Entry, wanted: &Entry) -> bool {
     found.stamp.links < 2 && wanted.stamp.links < 2
 }
 
-fn temporary_name() -> String {
-    format!(".backout-{}", ulid::Ulid::generate())
+/// A name for a file that is not yet what it will be. Everything that starts with [`temporary_prefix`] of a run is that run's.
+pub fn temporary_name(tag: &str) -> String {
+    format!("{}{}", temporary_prefix(tag), ulid::Ulid::generate())
+}
+
+/// How the temporary names of `tag` start.
+pub fn temporary_prefix(tag: &str) -> String {
+    format!(".backout-tmp-{tag}-")
 }
 
 fn raw(fd: &OwnedFd) -> i32 {

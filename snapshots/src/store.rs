@@ -140,6 +140,22 @@ impl Store {
         self.load(reference).map(|(tree, _)| tree)
     }
 
+    /// The bytes of one regular file of a capture, at most `max_bytes`; `None` if the capture has no such file.
+    pub fn file(&self, reference: &SnapshotRef, path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let (tree, places) = self.load(reference)?;
+        let found = tree.entries.iter().zip(&places).find(|(entry, _)| entry.path == path);
+        let Some((Node::File(content), Some(place))) = found.map(|(entry, place)| (&entry.node, place)) else {
+            return Ok(None);
+        };
+        if content.size > max_bytes || content.sparse {
+            let what = format!("{} is too large or sparse to be held in memory", path.display());
+            return Err(SnapshotError::Integrity { what });
+        }
+        let mut reader = PackReader::new(&self.folder);
+        check_content(&mut reader, content, place)?;
+        reader.read(place).map(Some)
+    }
+
     pub(crate) fn load(&self, reference: &SnapshotRef) -> Result<(Tree, encode::Places), SnapshotError> {
         let bytes = self.blob(reference)?;
         encode::parse(&bytes).ok_or_else(|| SnapshotError::Integrity { what: "a tree does not parse".to_owned() })

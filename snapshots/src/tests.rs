@@ -38,7 +38,7 @@ impl World {
     }
 
     fn put_back(&self, wanted: &SnapshotRef) -> Result<Tree, SnapshotError> {
-        restore(&self.store, &self.root(), &[PathBuf::new()], wanted, &self.look())
+        restore(&self.store, &self.root(), &[PathBuf::new()], wanted, &self.look(), "test")
     }
 
     /// One of everything.
@@ -178,7 +178,7 @@ fn an_absent_path_is_captured_as_absent_and_putting_back_removes_it() {
     fs::create_dir_all(world.at("made/by")).unwrap();
     fs::write(world.at("made/by/step"), "x").unwrap();
     let now = scan(&world.root(), &paths, None).unwrap();
-    restore(&world.store, &world.root(), &paths, &wanted, &now).unwrap();
+    restore(&world.store, &world.root(), &paths, &wanted, &now, "test").unwrap();
     assert!(!world.at("made/by/step").exists());
 }
 

@@ -1,0 +1,58 @@
+//! What a delete deletes: names as they stand in the plan, or names that a pattern matched when the plan was assessed.
+
+use std::path::{Path, PathBuf};
+
+use kernel::{DriverError, StepSpec};
+use snapshots::{Node, Tree};
+
+use super::io::{Goal, How, below, found, gone};
+use super::lower::{matcher, relative_to};
+use super::params::Delete;
+
+/// Names that the pattern of a step matches in `tree`, files and symlinks alone.
+pub(super) fn expand(step: &StepSpec, root: &Path, tree: &Tree) -> Result<Option<Vec<PathBuf>>, DriverError> {
+    let params: Delete = step.params()?;
+    let Some(glob) = &params.glob else { return Ok(None) };
+    let matcher = matcher(glob).map_err(DriverError::Refused)?;
+    let base = step.facts.roots.first().cloned().unwrap_or_default();
+    let matches = |path: &Path| {
+        let absolute = root.join(path);
+        let written = if glob.starts_with('/') { Some(absolute.as_path()) } else { absolute.strip_prefix(&base).ok() };
+        written.is_some_and(|path| matcher.is_match(path))
+    };
+    let there = tree.entries.iter().filter(|entry| entry.exists() && entry.node != Node::Folder);
+    Ok(Some(there.map(|entry| entry.path.clone()).filter(|path| matches(path)).collect()))
+}
+
+/// The goals of a delete, innermost first.
+pub(super) fn goals(step: &StepSpec, root: &Path, tree: &Tree) -> Result<Vec<Goal>, DriverError> {
+    let params: Delete = step.params()?;
+    let mut names: Vec<PathBuf> = params.paths.iter().map(|path| relative_to(root, path, step)).collect::<Result<_, _>>()?;
+    names.extend(step.pinned.iter().map(|path| relative_to(root, path, step)).collect::<Result<Vec<_>, _>>()?);
+    let mut out = Vec::new();
+    for name in &names {
+        if found(tree, name)?.node == Node::Folder && !params.recursive {
+            return Err(DriverError::Refused(format!("{} is a folder: say recursive", name.display())));
+        }
+        for entry in below(tree, name) {
+            out.push(Goal { entry: gone(entry.path.clone()), how: How::Remove });
+        }
+    }
+    out.sort_by(|a, b| b.entry.path.cmp(&a.entry.path));
+    out.dedup_by(|a, b| a.entry.path == b.entry.path);
+    Ok(out)
+}
+
+/// Whether the step chooses by pattern.
+pub(super) fn has_pattern(step: &StepSpec) -> bool {
+    step.operation() == "delete" && step.params::<Delete>().is_ok_and(|params| params.glob.is_some())
+}
+
+/// The paths whose state matters to the step: for a pattern the pinned names, not the folder that it starts in.
+pub(super) fn narrowed(step: &StepSpec, root: &Path, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, DriverError> {
+    if !has_pattern(step) {
+        return Ok(paths);
+    }
+    let params: Delete = step.params()?;
+    params.paths.iter().chain(&step.pinned).map(|path| relative_to(root, path, step)).collect()
+}

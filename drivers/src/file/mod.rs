@@ -1,0 +1,416 @@
+//! Kind `file`: write, append, replace, move, copy, delete, chmod, symlink.
+//!
+//! Every name changes in one atomic step of the file system, so that after a crash each name is as before or as meant;
+//! what is neither was changed by somebody else and is never overwritten.
+
+mod checks;
+mod delete;
+mod io;
+mod lower;
+mod params;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kernel::{
+    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Scope,
+    Sighting, StepSpec, Token, UndoError,
+};
+use schemas::{
+    Change, ChangeKind, Check, Confidence, Finding, PlanStep, ResourceChange, StepAssessment, schema_of_type,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use snapshots::{Entry, Node, Root, SnapshotRef, Store, Tree, restore, scan};
+
+use crate::paths::snapshot_failed;
+
+/// The kind.
+pub(crate) struct File {
+    store: Store,
+}
+
+/// What is kept of what was there.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Before {
+    root: PathBuf,
+    paths: Vec<PathBuf>,
+    snapshot: SnapshotRef,
+    /// What each name is to be, blind to times.
+    meant: BTreeMap<String, String>,
+    /// Times of the folders that the names are in: seconds and nanoseconds.
+    folders: Vec<(PathBuf, i64, u32)>,
+}
+
+/// What the step left, by name.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct After(BTreeMap<String, String>);
+
+impl File {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    fn look(&self, before: &Before) -> Result<(Root, Tree, Tree), DriverError> {
+        let root = Root::open(&before.root).map_err(snapshot_failed)?;
+        let tree = self.store.tree(&before.snapshot).map_err(snapshot_failed)?;
+        let now = scan(&root, &before.paths, Some(&tree)).map_err(snapshot_failed)?;
+        Ok((root, tree, now))
+    }
+
+    fn scope(&self, step: &StepSpec) -> Result<(Root, Vec<PathBuf>), DriverError> {
+        let (root, paths) = lower::scope_of(step)?;
+        let paths = delete::narrowed(step, &root, paths)?;
+        Ok((Root::open(&root).map_err(snapshot_failed)?, paths))
+    }
+}
+
+impl Kind for File {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        &["write", "append", "replace", "move", "copy", "delete", "chmod", "symlink"]
+    }
+
+    fn checks(&self) -> &'static [&'static str] {
+        &["digest", "contains", "exists", "absent"]
+    }
+
+    fn schema(&self, operation: &str) -> Option<Value> {
+        let file = format!("file.{operation}.v1.json");
+        Some(match operation {
+            "write" => schema_of_type::<params::Write>(&file),
+            "append" => schema_of_type::<params::Append>(&file),
+            "replace" => schema_of_type::<params::Replace>(&file),
+            "move" | "copy" => schema_of_type::<params::FromTo>(&file),
+            "delete" => schema_of_type::<params::Delete>(&file),
+            "chmod" => schema_of_type::<params::Chmod>(&file),
+            "symlink" => schema_of_type::<params::Symlink>(&file),
+            "digest" => schema_of_type::<params::DigestCheck>(&file),
+            "contains" => schema_of_type::<params::ContainsCheck>(&file),
+            "exists" | "absent" => schema_of_type::<params::PathCheck>(&file),
+            _ => return None,
+        })
+    }
+
+    fn lower(&self, step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered, Vec<Finding>> {
+        lower::lower(step, ix, facts)
+    }
+}
+
+impl Driver for File {
+    fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
+        let (root_path, paths) = lower::scope_of(step)?;
+        let mut assessment = assessment(step);
+        if let [prior, ..] = priors {
+            assessment.confidence = Confidence::Simulated;
+            assessment.notes.push(format!("acts on what step {} leaves", prior.id));
+            assessment.changes = step.lowered.writes.iter().map(|r| changed(r.to_string(), ChangeKind::Updated)).collect();
+            return Ok(assessment);
+        }
+        let root = Root::open(&root_path).map_err(snapshot_failed)?;
+        let tree = scan(&root, &paths, None).map_err(snapshot_failed)?;
+        let mut step = step.clone();
+        if let Some(matched) = delete::expand(&step, &root_path, &tree)? {
+            let files = tree.entries.iter().filter(|entry| entry.exists() && entry.node != Node::Folder).count();
+            assessment.by_wildcard = true;
+            assessment.share_percent = (matched.len() * 100).checked_div(files).map(|share| share as u64);
+            assessment.notes.push(format!("the pattern matches {} of {files} files", matched.len()));
+            assessment.pinned = matched.iter().map(|path| root_path.join(path).display().to_string()).collect();
+            step.pinned.clone_from(&assessment.pinned);
+        }
+        let goals = io::goals(&step, &root_path, &tree, &|path| io::read_beneath(&root, path))?;
+        describe(&mut assessment, &root_path, &tree, &goals, &root);
+        Ok(assessment)
+    }
+
+    fn prepare(&self, step: &StepSpec, _scope: &Scope) -> Result<BeforeImage, DriverError> {
+        let (root, paths) = self.scope(step)?;
+        let (snapshot, tree) = self.store.capture(&root, &paths, None).map_err(snapshot_failed)?;
+        let read = |path: &Path| self.stored(&snapshot, path);
+        let goals = io::goals(step, root.path(), &tree, &read)?;
+        let meant = goals.iter().map(|goal| (key(&goal.entry.path), goal.entry.content_fingerprint())).collect();
+        let folders = folder_times(&root, goals.iter().map(|goal| goal.entry.path.as_path()))?;
+        let fingerprints = fingerprints(root.path(), &tree, &goals);
+        let root = root.path().to_owned();
+        BeforeImage::new(fingerprints, &Before { root, paths, snapshot, meant, folders })
+    }
+
+    fn apply(&self, step: &StepSpec, before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
+        token.spend_on_apply(step, scope)?;
+        let before: Before = before.data()?;
+        let (root, tree, now) = self.look(&before)?;
+        if let Some(foreign) = survey(&before, &tree, &now).foreign.first() {
+            return Err(DriverError::Stale(format!("{} changed since it was captured", foreign.resource)));
+        }
+        let goals = io::goals(step, &before.root, &tree, &|path| self.stored(&before.snapshot, path))?;
+        io::reach(&root, &goals, &now, &scope.run)?;
+        Ok(Output::default())
+    }
+
+    fn observe(&self, _step: &StepSpec, before: &BeforeImage, _claim: Option<Claim>, _scope: &Scope) -> Sighting {
+        let looked = before.data::<Before>().and_then(|data| Ok((self.look(&data)?, data)));
+        let ((_, tree, now), before) = match looked {
+            Ok(looked) => looked,
+            Err(error) => return Sighting::Unclear { detail: kernel_detail(&error) },
+        };
+        survey(&before, &tree, &now).sighting()
+    }
+
+    fn undo(
+        &self,
+        step: &StepSpec,
+        before: &BeforeImage,
+        after: Option<&AfterImage>,
+        token: Token,
+        scope: &Scope,
+    ) -> Result<(), UndoError> {
+        token.spend_on_undo(step, scope).map_err(DriverError::from)?;
+        let before: Before = before.data()?;
+        let (root, tree, now) = self.look(&before)?;
+        let survey = survey(&before, &tree, &now);
+        let mut conflicts = survey.foreign;
+        if let Some(after) = after {
+            let left: After = after.data()?;
+            conflicts.extend(changed_since(&before.root, &left, &tree, &now));
+        }
+        if !conflicts.is_empty() {
+            return Err(UndoError::Clobber(conflicts));
+        }
+        restore(&self.store, &root, &before.paths, &before.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+        put_folder_times_back(&root, &before.folders)?;
+        Ok(())
+    }
+
+    fn check(&self, check: &Check, facts: &Facts, _scope: &Scope) -> Result<CheckOutcome, DriverError> {
+        checks::check(check, facts)
+    }
+
+    fn end_leftovers(&self, _step: &StepSpec, before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
+        let Some(before) = before.map(BeforeImage::data::<Before>).transpose()? else { return Ok(0) };
+        let root = Root::open(&before.root).map_err(snapshot_failed)?;
+        let tree = self.store.tree(&before.snapshot).map_err(snapshot_failed)?;
+        let inner = tree.entries.iter().filter(|entry| entry.node == Node::Folder).map(|entry| entry.path.clone());
+        let outer = before.folders.iter().map(|(path, ..)| path.clone());
+        inner.chain(outer).try_fold(0, |count, folder| Ok(count + clear_temporaries(&root, &folder, &scope.run)?))
+    }
+}
+
+impl File {
+    fn stored(&self, snapshot: &SnapshotRef, path: &Path) -> Result<Vec<u8>, DriverError> {
+        let limit = schemas::Limits::STRING_BYTES as u64 * 8;
+        let found = self.store.file(snapshot, path, limit).map_err(snapshot_failed)?;
+        found.ok_or_else(|| DriverError::Refused(format!("{} is not in the before-image", path.display())))
+    }
+}
+
+/// How every name of a step stands to what it was and what it was meant to be.
+struct Survey {
+    as_before: bool,
+    as_meant: bool,
+    after: BTreeMap<String, String>,
+    changes: Vec<Change>,
+    foreign: Vec<Conflict>,
+}
+
+impl Survey {
+    fn sighting(self) -> Sighting {
+        if let [first, ..] = self.foreign.as_slice() {
+            let detail = format!("{} is {}, neither as before ({}) nor as the step leaves it ({})", first.resource, first.found, first.before, first.left);
+            return Sighting::Unclear { detail };
+        }
+        if self.as_meant {
+            return match AfterImage::new(&After(self.after)) {
+                Ok(after) => Sighting::Present { after, changes: self.changes },
+                Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
+            };
+        }
+        if self.as_before {
+            return Sighting::Absent;
+        }
+        match AfterImage::new(&After(self.after)) {
+            Ok(after) => Sighting::Partial { after, changes: self.changes, detail: "some names are changed".to_owned() },
+            Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
+        }
+    }
+}
+
+fn survey(before: &Before, tree: &Tree, now: &Tree) -> Survey {
+    let mut out =
+        Survey { as_before: true, as_meant: true, after: BTreeMap::new(), changes: Vec::new(), foreign: Vec::new() };
+    let absent = |path: &Path| io::gone(path.to_owned());
+    let names: std::collections::BTreeSet<&Path> =
+        tree.entries.iter().chain(&now.entries).map(|entry| entry.path.as_path()).collect();
+    for path in names {
+        let was = tree.get(path).cloned().unwrap_or_else(|| absent(path));
+        let is = now.get(path).cloned().unwrap_or_else(|| absent(path));
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".backout-tmp-")) {
+            continue;
+        }
+        let meant = before.meant.get(&key(path)).cloned().unwrap_or_else(|| was.content_fingerprint());
+        let found = is.content_fingerprint();
+        // The time of a folder changes when a name in it does: that is no change of the folder's own.
+        let same = was.same_as(&is) || (was.node == Node::Folder && was.content_fingerprint() == found);
+        out.as_before &= same;
+        out.as_meant &= found == meant;
+        let resource = format!("file:{}", before.root.join(path).display());
+        if !same && found != meant {
+            let conflict = Conflict { resource, before: short(&was), left: cut(&meant), found: short(&is) };
+            out.foreign.push(conflict);
+            continue;
+        }
+        out.after.insert(key(path), is.fingerprint());
+        if !same {
+            out.changes.push(change(resource, &was, &is));
+        }
+    }
+    out
+}
+
+/// Names that are not as the step left them, nor as before.
+fn changed_since(root: &Path, left: &After, tree: &Tree, now: &Tree) -> Vec<Conflict> {
+    let mut out = Vec::new();
+    for (name, fingerprint) in &left.0 {
+        let path = Path::new(name);
+        let is = now.get(path).cloned().unwrap_or_else(|| io::gone(path.to_owned()));
+        let was = tree.get(path).cloned().unwrap_or_else(|| io::gone(path.to_owned()));
+        if is.node == Node::Folder || is.fingerprint() == *fingerprint || is.same_as(&was) {
+            continue;
+        }
+        let resource = format!("file:{}", root.join(path).display());
+        out.push(Conflict { resource, before: short(&was), left: cut(fingerprint), found: short(&is) });
+    }
+    out
+}
+
+fn change(resource: String, was: &Entry, is: &Entry) -> Change {
+    let kind = match (was.exists(), is.exists()) {
+        (false, _) => ChangeKind::Created,
+        (true, false) => ChangeKind::Deleted,
+        (true, true) => ChangeKind::Updated,
+    };
+    let print = |entry: &Entry| entry.exists().then(|| entry.fingerprint());
+    Change { resource, change: kind, before: print(was), after: print(is), rows: None }
+}
+
+fn changed(resource: String, change: ChangeKind) -> ResourceChange {
+    ResourceChange { resource, change, bytes: None, rows: None }
+}
+
+fn assessment(step: &StepSpec) -> StepAssessment {
+    StepAssessment {
+        id: step.id.clone(),
+        changes: Vec::new(),
+        fingerprints: BTreeMap::new(),
+        class: step.lowered.class,
+        way_back: step.lowered.way_back.clone(),
+        confidence: Confidence::Verified,
+        preview: String::new(),
+        pinned: Vec::new(),
+        by_wildcard: false,
+        share_percent: None,
+        notes: Vec::new(),
+    }
+}
+
+fn describe(assessment: &mut StepAssessment, root_path: &Path, tree: &Tree, goals: &[io::Goal], root: &Root) {
+    assessment.fingerprints = fingerprints(root_path, tree, goals);
+    for goal in goals {
+        let was = tree.get(&goal.entry.path).filter(|entry| entry.exists());
+        let kind = match (was, goal.entry.exists()) {
+            (None, false) => continue,
+            (None, true) => ChangeKind::Created,
+            (Some(_), false) => ChangeKind::Deleted,
+            (Some(was), true) if was.content_fingerprint() == goal.entry.content_fingerprint() => continue,
+            (Some(_), true) => ChangeKind::Updated,
+        };
+        let size = |entry: &Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
+        let bytes = if goal.entry.exists() { size(&goal.entry) } else { was.and_then(size) };
+        let resource = format!("file:{}", root_path.join(&goal.entry.path).display());
+        assessment.changes.push(ResourceChange { bytes, ..changed(resource, kind) });
+        if let io::How::Bytes(new) = &goal.how {
+            let old = was.and_then(|_| io::read_beneath(root, &goal.entry.path).ok()).unwrap_or_default();
+            assessment.preview.push_str(&crate::preview::diff(&goal.entry.path, &old, new));
+        }
+    }
+}
+
+fn fingerprints(root: &Path, tree: &Tree, goals: &[io::Goal]) -> BTreeMap<String, String> {
+    let touched = goals.iter().map(|goal| goal.entry.path.as_path());
+    let absent = |path: &Path| io::gone(path.to_owned());
+    touched
+        .map(|path| {
+            let entry = tree.get(path).cloned().unwrap_or_else(|| absent(path));
+            (format!("file:{}", root.join(path).display()), entry.fingerprint())
+        })
+        .collect()
+}
+
+fn folder_times<'a>(root: &Root, paths: impl Iterator<Item = &'a Path>) -> Result<Vec<(PathBuf, i64, u32)>, DriverError> {
+    let folders: std::collections::BTreeSet<&Path> = paths.filter_map(Path::parent).collect();
+    let mut out = Vec::new();
+    for folder in folders {
+        if let Some(stat) = root.stat(folder).map_err(snapshot_failed)? {
+            out.push((folder.to_owned(), stat.st_mtime, stat.st_mtime_nsec as u32));
+        }
+    }
+    Ok(out)
+}
+
+fn put_folder_times_back(root: &Root, folders: &[(PathBuf, i64, u32)]) -> Result<(), DriverError> {
+    use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+    for (folder, seconds, nanos) in folders {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let Ok(fd) = root.open_beneath(folder, flags, Mode::empty()) else { continue };
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: *seconds, tv_nsec: i64::from(*nanos) },
+        };
+        rustix::fs::futimens(&fd, &times)
+            .map_err(|errno| DriverError::io(format!("cannot set the time of {}", folder.display()), errno))?;
+    }
+    Ok(())
+}
+
+fn clear_temporaries(root: &Root, folder: &Path, run: &str) -> Result<u32, DriverError> {
+    use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let Ok(fd) = root.open_beneath(folder, flags, Mode::empty()) else { return Ok(0) };
+    let failed = |errno| DriverError::io(format!("cannot clear {}", folder.display()), errno);
+    let prefix = snapshots::temporary_prefix(run);
+    let mut count = 0;
+    for entry in Dir::read_from(&fd).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_owned();
+        if name.to_bytes().starts_with(prefix.as_bytes()) {
+            rustix::fs::unlinkat(&fd, &name, AtFlags::empty()).map_err(failed)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn key(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn short(entry: &Entry) -> String {
+    cut(&entry.fingerprint())
+}
+
+fn cut(fingerprint: &str) -> String {
+    fingerprint.chars().take(19).collect()
+}
+
+/// An error with its cause, for a record.
+pub(crate) fn kernel_detail(error: &DriverError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
