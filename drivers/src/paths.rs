@@ -56,11 +56,11 @@ pub(crate) fn place(path: &str, facts: &Facts) -> Result<Place, String> {
 }
 
 /// [`place`] for lowering: what is wrong becomes a finding at `pointer`.
-pub(crate) fn place_or_finding(path: &str, facts: &Facts, step: &str, pointer: String) -> Result<Place, Finding> {
+pub(crate) fn place_or_finding(path: &str, facts: &Facts, step: &str, pointer: String) -> Result<Place, Box<Finding>> {
     place(path, facts).map_err(|detail| {
         let roots: Vec<String> = facts.roots.iter().map(|root| root.display().to_string()).collect();
         let hint = format!("use a path beneath {}", roots.join(" or "));
-        Finding::error(Code::PATH_OUTSIDE_ROOTS, pointer, detail, hint).of_step(step)
+        Box::new(Finding::error(Code::PATH_OUTSIDE_ROOTS, pointer, detail, hint).of_step(step))
     })
 }
 

@@ -33,7 +33,7 @@ pub use keys::{KeyError, KeyId, SecretKey, public_from_hex};
 pub use limits::Limits;
 pub use manifest::{ApprovalsRequired, Decision, Decisions, GateVerdict, Manifest};
 pub use plan::{
-    Bounds, Check, Class, ExpectRows, Expectation, OnFailure, Plan, PlanStep, UndoCommand, is_valid_id, pointer,
+    Bounds, Capture, Check, Class, ExpectRows, Expectation, OnFailure, Plan, PlanStep, UndoCommand, is_valid_id, pointer,
 };
 pub use published::{published, schema_of_type};
 pub use receipt::{End, Receipt, StepReceipt};

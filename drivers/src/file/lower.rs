@@ -19,7 +19,7 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
         place_or_finding(path, facts, &step.id, format!("/steps/{ix}/with/{field}"))
     };
     let (places, findings): (Vec<_>, Vec<_>) = named.iter().map(place_of).partition(Result::is_ok);
-    let findings: Vec<Finding> = findings.into_iter().filter_map(Result::err).collect();
+    let findings: Vec<Finding> = findings.into_iter().filter_map(Result::err).map(|finding| *finding).collect();
     if !findings.is_empty() {
         return Err(findings);
     }

@@ -27,6 +27,8 @@ use snapshots::{Entry, Node, Root, SnapshotRef, Store, Tree, restore, scan};
 
 use crate::paths::snapshot_failed;
 
+pub(crate) use self::checks::params as check_params;
+
 /// The kind.
 pub(crate) struct File {
     store: Store,

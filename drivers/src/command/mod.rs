@@ -1,0 +1,487 @@
+//! Kind `command`: a program with declared reads and writes, a captured past, and a way back from the plan or the library.
+//!
+//! What a program changes beyond its declared files is seen only through `capture` and `present`; what neither shows is
+//! `Unclear`, never `Absent`.
+
+mod lower;
+mod params;
+pub(crate) mod process;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kernel::{
+    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Scope,
+    Sighting, StepSpec, Token, UndoError,
+};
+use schemas::{Change, ChangeKind, Check, Confidence, Finding, PlanStep, StepAssessment, schema_of_type};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use snapshots::{Entry, Root, SnapshotRef, Store, Tree, restore, scan};
+
+use self::lower::Way;
+use self::params::{Run, Succeeds};
+use self::process::Program;
+use crate::file::kernel_detail;
+use crate::paths::{place, placed, snapshot_failed};
+
+/// Milliseconds that a step has where the plan does not say.
+const TIMEOUT_MS: u64 = 10 * 60 * 1000;
+/// Milliseconds that a capture, an undo or a check has.
+const SIDE_TIMEOUT_MS: u64 = 60 * 1000;
+
+/// The kind.
+pub(crate) struct Command {
+    store: Store,
+}
+
+/// What is kept of what was there.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Before {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    watched: Vec<Watched>,
+    /// Captured values, in the store because they may be secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    captured: Option<SnapshotRef>,
+}
+
+/// Declared paths beneath one root.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Watched {
+    root: PathBuf,
+    paths: Vec<PathBuf>,
+    snapshot: SnapshotRef,
+}
+
+/// What the step left.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct After {
+    /// Changed names with their fingerprints.
+    files: BTreeMap<String, String>,
+    /// Digest of the captured values, where any are captured.
+    captured: Option<String>,
+}
+
+/// Captured values by name.
+type Captured = BTreeMap<String, String>;
+
+/// One watched root as it was and as it is.
+struct Compared<'a> {
+    watched: &'a Watched,
+    was: Tree,
+    is: Tree,
+}
+
+impl Command {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    fn compare<'a>(&self, before: &'a Before) -> Result<Vec<Compared<'a>>, DriverError> {
+        let one = |watched: &'a Watched| {
+            let was = self.store.tree(&watched.snapshot).map_err(snapshot_failed)?;
+            let root = Root::open(&watched.root).map_err(snapshot_failed)?;
+            let is = scan(&root, &watched.paths, Some(&was)).map_err(snapshot_failed)?;
+            Ok(Compared { watched, was, is })
+        };
+        before.watched.iter().map(one).collect()
+    }
+
+    fn captured(&self, before: &Before) -> Result<Captured, DriverError> {
+        let Some(reference) = &before.captured else { return Ok(Captured::new()) };
+        let bytes = self.store.blob(reference).map_err(snapshot_failed)?;
+        serde_json::from_slice(&bytes).map_err(|error| DriverError::Image(error.to_string()))
+    }
+
+    /// What can be seen of the step now.
+    fn see(&self, step: &StepSpec, before: &BeforeImage, scope: &Scope) -> Result<Seen, DriverError> {
+        let params: Run = step.params()?;
+        let way = lower::way(&params, step.undo.as_ref());
+        let before: Before = before.data()?;
+        let compared = self.compare(&before)?;
+        let mut seen = Seen { observable: way.files_only, ..Seen::default() };
+        for part in &compared {
+            part.note(&mut seen, scope.alive_until_ms);
+        }
+        if !way.captures.is_empty() {
+            let now = capture(step, &params, &way, scope)?;
+            seen.observable = true;
+            seen.captured_differs = now != self.captured(&before)?;
+            seen.after.captured = Some(digest_of(&now));
+        }
+        if !way.present.is_empty() {
+            seen.observable = true;
+            seen.present = Some(present(step, &params, &way, scope)?);
+        }
+        Ok(seen)
+    }
+}
+
+/// What was seen of a step.
+#[derive(Default)]
+struct Seen {
+    after: After,
+    changes: Vec<Change>,
+    /// Changes that came after the last sign of life of the process that ran the step.
+    late: Vec<String>,
+    captured_differs: bool,
+    present: Option<bool>,
+    observable: bool,
+}
+
+impl Seen {
+    fn sighting(self, claim: Option<Claim>) -> Sighting {
+        let differs = !self.changes.is_empty() || self.captured_differs || self.present == Some(true);
+        if claim == Some(Claim::Done) {
+            return self.with_after(|after, changes| Sighting::Present { after, changes });
+        }
+        if !self.observable {
+            let detail = "nothing shows whether the command had its effect: look, then declare present or a capture";
+            return Sighting::Unclear { detail: detail.to_owned() };
+        }
+        if !differs {
+            return Sighting::Absent;
+        }
+        if let [first, ..] = self.late.as_slice() {
+            let detail = format!("{first} changed after the last sign of life of the process that ran the step");
+            return Sighting::Unclear { detail };
+        }
+        match (claim, self.present, self.captured_differs) {
+            (_, Some(true), _) => self.with_after(|after, changes| Sighting::Present { after, changes }),
+            (None, None, true) => {
+                let detail = "the captured values differ, and nobody can say whose change it is".to_owned();
+                Sighting::Unclear { detail }
+            }
+            _ => self.with_after(|after, changes| {
+                Sighting::Partial { after, changes, detail: "something is changed".to_owned() }
+            }),
+        }
+    }
+
+    fn with_after(self, make: impl FnOnce(AfterImage, Vec<Change>) -> Sighting) -> Sighting {
+        match AfterImage::new(&self.after) {
+            Ok(after) => make(after, self.changes),
+            Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
+        }
+    }
+}
+
+impl Compared<'_> {
+    fn uri(&self, path: &Path) -> String {
+        format!("file:{}", self.watched.root.join(path).display())
+    }
+
+    fn note(&self, seen: &mut Seen, alive_until_ms: Option<i64>) {
+        for difference in self.was.differences(&self.is) {
+            let uri = self.uri(difference.path());
+            let print = |entry: Option<&Entry>| entry.filter(|entry| entry.exists()).map(Entry::fingerprint);
+            let (before, after) = (print(difference.before), print(difference.after));
+            let change = match (&before, &after) {
+                (None, _) => ChangeKind::Created,
+                (Some(_), None) => ChangeKind::Deleted,
+                (Some(_), Some(_)) => ChangeKind::Updated,
+            };
+            let changed_ms = difference.after.map_or(0, |entry| entry.stamp.ctime_ns / 1_000_000);
+            if alive_until_ms.is_some_and(|alive| changed_ms > alive) {
+                seen.late.push(uri.clone());
+            }
+            seen.after.files.insert(uri.clone(), after.clone().unwrap_or_else(|| "absent".to_owned()));
+            // The time of a folder in which names change is a consequence, not a change of its own.
+            let is_folder = |entry: Option<&Entry>| entry.is_some_and(|e| e.node == snapshots::Node::Folder);
+            let timeless = |entry: Option<&Entry>| entry.map(Entry::content_fingerprint);
+            let only_time = is_folder(difference.before) && timeless(difference.before) == timeless(difference.after);
+            if !only_time {
+                seen.changes.push(Change { resource: uri, change, before, after, rows: None });
+            }
+        }
+    }
+
+    /// Names that are neither as before nor as the step left them.
+    fn conflicts(&self, left: &After) -> Vec<Conflict> {
+        let conflict = |difference: &snapshots::Difference<'_>| {
+            let resource = self.uri(difference.path());
+            let found = difference.after.map_or("absent".to_owned(), Entry::fingerprint);
+            let left = left.files.get(&resource).cloned().unwrap_or_else(|| "as before".to_owned());
+            let is_folder = difference.after.is_some_and(|entry| entry.node == snapshots::Node::Folder);
+            let before = difference.before.map_or("absent".to_owned(), Entry::fingerprint);
+            (left != found && !is_folder).then_some(Conflict { resource, before, left, found })
+        };
+        let mut out: Vec<Conflict> = self.was.differences(&self.is).iter().filter_map(conflict).collect();
+        for (resource, fingerprint) in left.files.iter().filter(|(_, print)| *print == "absent") {
+            let path = Path::new(resource.trim_start_matches("file:"));
+            let Ok(relative) = path.strip_prefix(&self.watched.root) else { continue };
+            let is = self.is.get(relative).map_or("absent".to_owned(), Entry::fingerprint);
+            let was = self.was.get(relative).map_or("absent".to_owned(), Entry::fingerprint);
+            if is != *fingerprint && is != was && !out.iter().any(|known| known.resource == *resource) {
+                out.push(Conflict { resource: resource.clone(), before: was, left: fingerprint.clone(), found: is });
+            }
+        }
+        out
+    }
+}
+
+impl Kind for Command {
+    fn name(&self) -> &'static str {
+        "command"
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        &["run"]
+    }
+
+    fn checks(&self) -> &'static [&'static str] {
+        &["succeeds"]
+    }
+
+    fn schema(&self, operation: &str) -> Option<Value> {
+        match operation {
+            "run" => Some(schema_of_type::<Run>("command.run.v1.json")),
+            "succeeds" => Some(schema_of_type::<Succeeds>("command.succeeds.v1.json")),
+            _ => None,
+        }
+    }
+
+    fn lower(&self, step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered, Vec<Finding>> {
+        lower::lower(step, ix, facts)
+    }
+}
+
+impl Driver for Command {
+    fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
+        let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
+        let fingerprints = if priors.is_empty() { look(step)? } else { BTreeMap::new() };
+        let mut notes = vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
+        notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
+        Ok(StepAssessment {
+            id: step.id.clone(),
+            changes: Vec::new(),
+            fingerprints,
+            class: step.lowered.class,
+            way_back: step.lowered.way_back.clone(),
+            confidence: if read_only { Confidence::Simulated } else { Confidence::None },
+            preview: String::new(),
+            pinned: Vec::new(),
+            by_wildcard: false,
+            share_percent: None,
+            notes,
+        })
+    }
+
+    fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError> {
+        let params: Run = step.params()?;
+        let way = lower::way(&params, step.undo.as_ref());
+        let mut before = Before { watched: Vec::new(), captured: None };
+        for (root, paths) in declared(step)? {
+            let opened = Root::open(&root).map_err(snapshot_failed)?;
+            let (snapshot, _) = self.store.capture(&opened, &paths, None).map_err(snapshot_failed)?;
+            before.watched.push(Watched { root, paths, snapshot });
+        }
+        if !way.captures.is_empty() {
+            let captured = capture(step, &params, &way, scope)?;
+            let bytes = serde_json::to_vec(&captured).map_err(|error| DriverError::Image(error.to_string()))?;
+            before.captured = Some(self.store.put(&bytes).map_err(snapshot_failed)?);
+        }
+        let fingerprints = self.compare(&before)?.iter().flat_map(prints).collect();
+        BeforeImage::new(fingerprints, &before)
+    }
+
+    fn apply(&self, step: &StepSpec, _before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
+        token.spend_on_apply(step, scope)?;
+        let params: Run = step.params()?;
+        let cwd = lower::cwd_of(&params, &step.facts).map_err(DriverError::Refused)?;
+        process::run(&Program {
+            argv: &params.argv,
+            cwd: &cwd,
+            env: &params.env,
+            stdin: None,
+            timeout_ms: step.timeout_ms.unwrap_or(TIMEOUT_MS),
+            run: &scope.run,
+            cancel: &scope.cancel,
+        })
+    }
+
+    fn observe(&self, step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting {
+        match self.see(step, before, scope) {
+            Ok(seen) => seen.sighting(claim),
+            Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
+        }
+    }
+
+    fn undo(
+        &self,
+        step: &StepSpec,
+        before: &BeforeImage,
+        after: Option<&AfterImage>,
+        token: Token,
+        scope: &Scope,
+    ) -> Result<(), UndoError> {
+        token.spend_on_undo(step, scope).map_err(DriverError::from)?;
+        let params: Run = step.params()?;
+        let way = lower::way(&params, step.undo.as_ref());
+        let data: Before = before.data()?;
+        let captured = self.captured(&data)?;
+        let compared = self.compare(&data)?;
+        if let Some(after) = after {
+            let left: After = after.data()?;
+            let mut conflicts: Vec<Conflict> = compared.iter().flat_map(|part| part.conflicts(&left)).collect();
+            conflicts.extend(captured_conflict(step, &params, &way, scope, &left, &captured)?);
+            if !conflicts.is_empty() {
+                return Err(UndoError::Clobber(conflicts));
+            }
+        }
+        if !way.undo.is_empty() {
+            compensate(step, &params, &way, &captured, scope)?;
+        }
+        for watched in &data.watched {
+            let root = Root::open(&watched.root).map_err(snapshot_failed)?;
+            let was = self.store.tree(&watched.snapshot).map_err(snapshot_failed)?;
+            let now = scan(&root, &watched.paths, Some(&was)).map_err(snapshot_failed)?;
+            restore(&self.store, &root, &watched.paths, &watched.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, check: &Check, facts: &Facts, scope: &Scope) -> Result<CheckOutcome, DriverError> {
+        let wanted: Succeeds = crate::file::check_params(check)?;
+        let cwd = match (&wanted.cwd, facts.roots.first()) {
+            (Some(cwd), _) => placed(cwd, facts)?.absolute(),
+            (None, root) => root.cloned().unwrap_or_else(|| PathBuf::from("/")),
+        };
+        let timeout_ms = wanted.timeout_ms.unwrap_or(SIDE_TIMEOUT_MS);
+        let outcome = side(&wanted.argv, &cwd, None, timeout_ms, scope);
+        let (passed, output) = match outcome {
+            Ok(output) => (true, output),
+            Err(DriverError::Exit { output, .. } | DriverError::TimedOut { output, .. }) => (false, output),
+            Err(error) => return Err(error),
+        };
+        let text = String::from_utf8_lossy(&output.captured).into_owned();
+        let holds = wanted.output_contains.as_ref().is_none_or(|wanted| text.contains(wanted));
+        let code = output.exit_code.unwrap_or(-1);
+        let saw = format!("{} exited with {code}: {}", wanted.argv.join(" "), text.trim().chars().take(200).collect::<String>());
+        Ok(CheckOutcome { passed: passed && holds, saw })
+    }
+
+    fn end_leftovers(&self, _step: &StepSpec, _before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
+        Ok(process::end_marked(&scope.run, |_| true))
+    }
+}
+
+/// Declared reads and writes, by root.
+fn declared(step: &StepSpec) -> Result<Vec<(PathBuf, Vec<PathBuf>)>, DriverError> {
+    let mut by_root: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    for resource in step.lowered.writes.iter().chain(&step.lowered.reads) {
+        let found = place(resource.path(), &step.facts).map_err(DriverError::Refused)?;
+        by_root.entry(found.root).or_default().push(found.relative);
+    }
+    Ok(by_root.into_iter().collect())
+}
+
+/// Fingerprints of the declared paths, without storing anything.
+fn look(step: &StepSpec) -> Result<BTreeMap<String, String>, DriverError> {
+    let mut out = BTreeMap::new();
+    for (root, paths) in declared(step)? {
+        let opened = Root::open(&root).map_err(snapshot_failed)?;
+        for path in paths {
+            let tree = scan(&opened, std::slice::from_ref(&path), None).map_err(snapshot_failed)?;
+            out.insert(format!("file:{}", root.join(&path).display()), tree.digest().to_string());
+        }
+    }
+    Ok(out)
+}
+
+fn prints(part: &Compared<'_>) -> Vec<(String, String)> {
+    let below = |path: &PathBuf| {
+        let inner = part.was.entries.iter().filter(|entry| entry.path.starts_with(path));
+        Tree { entries: inner.cloned().collect() }.digest().to_string()
+    };
+    part.watched.paths.iter().map(|path| (part.uri(path), below(path))).collect()
+}
+
+fn side(argv: &[String], cwd: &Path, stdin: Option<&[u8]>, timeout_ms: u64, scope: &Scope) -> Result<Output, DriverError> {
+    let env = BTreeMap::new();
+    process::run(&Program { argv, cwd, env: &env, stdin, timeout_ms, run: &scope.run, cancel: &scope.cancel })
+}
+
+/// Runs the capture commands and takes their values out.
+fn capture(step: &StepSpec, params: &Run, way: &Way, scope: &Scope) -> Result<Captured, DriverError> {
+    let cwd = lower::cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
+    let mut out = Captured::new();
+    for wanted in &way.captures {
+        let unbound = |name| DriverError::Refused(format!("nothing fills {{{name}}} of capture {}", wanted.name));
+        let argv = library::bind(&wanted.argv, &way.bindings).map_err(unbound)?;
+        let output = side(&argv, &cwd, None, SIDE_TIMEOUT_MS, scope)?;
+        let text = String::from_utf8_lossy(&output.captured).into_owned();
+        let value = match (&wanted.pointer, &wanted.regex) {
+            (Some(pointer), _) => by_pointer(&text, pointer, way),
+            (None, Some(pattern)) => by_regex(&text, pattern),
+            (None, None) => None,
+        };
+        let missing = || DriverError::Refused(format!("capture {} found no value in what {} printed", wanted.name, argv.join(" ")));
+        out.insert(wanted.name.clone(), value.ok_or_else(missing)?);
+    }
+    Ok(out)
+}
+
+fn by_pointer(text: &str, pointer: &str, way: &Way) -> Option<String> {
+    let filled = library::bind(&[pointer.to_owned()], &way.bindings).ok()?;
+    let value: Value = serde_json::from_str(text).ok()?;
+    match value.pointer(filled.first()?)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Null => None,
+        other => Some(other.to_string()),
+    }
+}
+
+fn by_regex(text: &str, pattern: &str) -> Option<String> {
+    let found = regex::Regex::new(pattern).ok()?.captures(text)?;
+    found.iter().skip(1).flatten().next().map(|group| group.as_str().to_owned())
+}
+
+fn digest_of(captured: &Captured) -> String {
+    schemas::Digest::of(&serde_json::to_vec(captured).unwrap_or_default()).to_string()
+}
+
+/// Asks the command that knows whether the effect is there.
+fn present(step: &StepSpec, params: &Run, way: &Way, scope: &Scope) -> Result<bool, DriverError> {
+    let cwd = lower::cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
+    match side(&way.present, &cwd, None, SIDE_TIMEOUT_MS, scope) {
+        Ok(_) => Ok(true),
+        Err(DriverError::Exit { output, .. }) if output.exit_code == Some(1) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn captured_conflict(
+    step: &StepSpec,
+    params: &Run,
+    way: &Way,
+    scope: &Scope,
+    left: &After,
+    before: &Captured,
+) -> Result<Option<Conflict>, DriverError> {
+    let Some(left) = &left.captured else { return Ok(None) };
+    let found = digest_of(&capture(step, params, way, scope)?);
+    let before = digest_of(before);
+    if found == *left || found == before {
+        return Ok(None);
+    }
+    let resource = format!("command:{}", step.id);
+    Ok(Some(Conflict { resource, before, left: left.clone(), found }))
+}
+
+fn compensate(step: &StepSpec, params: &Run, way: &Way, captured: &Captured, scope: &Scope) -> Result<(), DriverError> {
+    let mut bindings = way.bindings.clone();
+    bindings.extend(captured.iter().map(|(name, value)| (name.clone(), vec![value.clone()])));
+    let unbound = |name| DriverError::Refused(format!("nothing fills {{{name}}} of the undo"));
+    let argv = library::bind(&way.undo, &bindings).map_err(unbound)?;
+    let cwd = lower::cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
+    let stdin = way.undo_stdin.as_ref().and_then(|name| captured.get(name)).map(|value| value.as_bytes());
+    // A stop of the run must not end the way back.
+    let scope = Scope { cancel: kernel::Cancel::default(), ..scope.clone() };
+    side(&argv, &cwd, stdin, SIDE_TIMEOUT_MS, &scope).map(|_| ())
+}

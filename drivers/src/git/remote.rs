@@ -1,0 +1,67 @@
+//! Remotes, through the `git` program with fixed arguments and a clean environment: libgit2 has no push with a lease.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use git2::{Oid, Repository};
+use kernel::{Cancel, DriverError};
+
+use crate::command::process::{Program, run};
+
+const TIMEOUT_MS: u64 = 120_000;
+
+fn git(repo: &Repository, words: &[&str]) -> Result<String, DriverError> {
+    let fixed = ["git", "-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "protocol.ext.allow=never"];
+    let argv: Vec<String> = fixed.iter().chain(words).map(|word| (*word).to_owned()).collect();
+    let env = BTreeMap::from([
+        ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".to_owned()),
+        ("GIT_CONFIG_GLOBAL".to_owned(), "/dev/null".to_owned()),
+        ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
+        ("GIT_DIR".to_owned(), repo.path().display().to_string()),
+    ]);
+    let cancel = Cancel::default();
+    let program =
+        Program { argv: &argv, cwd: Path::new("/"), env: &env, stdin: None, timeout_ms: TIMEOUT_MS, run: "", cancel: &cancel };
+    match run(&program) {
+        Ok(output) => Ok(String::from_utf8_lossy(&output.captured).into_owned()),
+        Err(DriverError::Exit { output, .. }) => {
+            let text = String::from_utf8_lossy(&output.captured).trim().chars().take(400).collect::<String>();
+            Err(DriverError::Tool(format!("git {}: {text}", words.first().unwrap_or(&""))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn checked(remote: &str) -> Result<&str, DriverError> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    let named = !remote.is_empty() && !remote.starts_with(['-', '/', '.']) && remote.bytes().all(good);
+    if named { Ok(remote) } else { Err(DriverError::Refused(format!("{remote:?} is not the name of a remote"))) }
+}
+
+/// Where a ref of the remote points; `None` if it is not there.
+pub(super) fn read(repo: &Repository, remote: &str, name: &str) -> Result<Option<Oid>, DriverError> {
+    let text = git(repo, &["ls-remote", checked(remote)?, name])?;
+    let line = text.lines().find_map(|line| line.split_once('\t').filter(|(_, found)| *found == name));
+    match line {
+        None => Ok(None),
+        Some((oid, _)) => Oid::from_str(oid).map(Some).map_err(super::change::failed("read what git printed")),
+    }
+}
+
+/// Moves a ref of the remote from `before` to `after`, unless somebody else moved it.
+pub(super) fn push(
+    repo: &Repository,
+    remote: &str,
+    name: &str,
+    before: Option<&str>,
+    after: Option<&str>,
+) -> Result<(), DriverError> {
+    let lease = format!("--force-with-lease={name}:{}", before.unwrap_or(""));
+    let refspec = format!("{}:{name}", after.unwrap_or(""));
+    git(repo, &["push", "--porcelain", "--no-verify", &lease, checked(remote)?, &refspec]).map(|_| ())
+}
+
+/// Fetches a commit of the remote that is not here, under a ref that keeps it.
+pub(super) fn fetch(repo: &Repository, remote: &str, name: &str, keep: &str) -> Result<(), DriverError> {
+    git(repo, &["fetch", "--no-tags", checked(remote)?, &format!("+{name}:{keep}")]).map(|_| ())
+}

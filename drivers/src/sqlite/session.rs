@@ -1,0 +1,182 @@
+//! A connection for one step: statements run inside one transaction under an authorizer, with every change of a row logged.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use kernel::DriverError;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, OpenFlags};
+use schemas::{ExpectRows, Expectation, RowCount};
+
+use super::rows::{RowChange, Table, content_digest, logged, schema_digest, sequences, set_sequences, tables, unwatch, watch};
+
+/// What the statements did, before anybody decides whether it stays.
+#[derive(Debug)]
+pub(super) struct Effects {
+    /// Net changes by row.
+    pub(super) changes: Vec<RowChange>,
+    /// Whether undoing them row by row was tried and gave the very content that was there.
+    pub(super) row_by_row: bool,
+    /// Whether the schema changed.
+    pub(super) schema_changed: bool,
+    pub(super) sequences_before: BTreeMap<String, i64>,
+    pub(super) sequences_after: BTreeMap<String, i64>,
+    /// Digests of the whole content.
+    pub(super) digest_before: String,
+    pub(super) digest_after: String,
+    /// Rows in each table before, for shares.
+    pub(super) rows_before: BTreeMap<String, u64>,
+    /// Triggers of the database on tables that changed.
+    pub(super) triggers: Vec<String>,
+}
+
+/// Opens a database that exists and is not a symlink.
+pub(super) fn open(path: &Path, foreign_keys: bool) -> Result<Connection, DriverError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let db = Connection::open_with_flags(path, flags).map_err(failed("open", path))?;
+    db.busy_timeout(Duration::from_secs(5)).map_err(failed("open", path))?;
+    db.pragma_update(None, "foreign_keys", foreign_keys).map_err(failed("open", path))?;
+    db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed("read", path))?;
+    Ok(db)
+}
+
+pub(super) fn failed(doing: &str, path: &Path) -> impl Fn(rusqlite::Error) -> DriverError {
+    let doing = format!("cannot {doing} {}", path.display());
+    move |error| DriverError::Tool(format!("{doing}: {error}"))
+}
+
+/// Statements may change data and schema, and nothing about the connection or the file.
+fn authorize(context: AuthContext<'_>) -> Authorization {
+    match context.action {
+        AuthAction::Transaction { .. }
+        | AuthAction::Savepoint { .. }
+        | AuthAction::Attach { .. }
+        | AuthAction::Detach { .. }
+        | AuthAction::Pragma { .. } => Authorization::Deny,
+        AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => Authorization::Deny,
+        AuthAction::Unknown { .. } => Authorization::Deny,
+        _ => Authorization::Allow,
+    }
+}
+
+fn unguarded(db: &mut Connection) -> rusqlite::Result<()> {
+    db.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)
+}
+
+/// Runs the statements inside the open transaction and says what they did. With `prove`, undoes them row by row, compares, and
+/// leaves the transaction as it found it.
+pub(super) fn run(db: &mut Connection, statements: &[String], path: &Path, prove: bool) -> Result<Effects, DriverError> {
+    let sql = failed("run the statements on", path);
+    let known = tables(db).map_err(&sql)?;
+    let (digest_before, schema_before) = (content_digest(db).map_err(&sql)?, schema_digest(db).map_err(&sql)?);
+    let sequences_before = sequences(db).map_err(&sql)?;
+    let watched = known.as_deref().unwrap_or(&[]);
+    let rows_before = row_counts(db, watched).map_err(&sql)?;
+    watch(db, watched).map_err(&sql)?;
+    db.authorizer(Some(authorize)).map_err(&sql)?;
+    let ran = statements.iter().enumerate().try_for_each(|(number, text)| {
+        db.execute_batch(text).map_err(|error| DriverError::Refused(format!("statement {}: {error}", number + 1)))
+    });
+    unguarded(db).map_err(&sql)?;
+    ran?;
+    let changes = logged(db, watched).map_err(&sql)?;
+    unwatch(db, watched).map_err(&sql)?;
+    let schema_changed = schema_digest(db).map_err(&sql)? != schema_before;
+    let digest_after = content_digest(db).map_err(&sql)?;
+    let sequences_after = sequences(db).map_err(&sql)?;
+    let triggers = triggers_on(db, &changes).map_err(&sql)?;
+    let mut effects = Effects {
+        changes,
+        row_by_row: false,
+        schema_changed,
+        sequences_before,
+        sequences_after,
+        digest_before,
+        digest_after,
+        rows_before,
+        triggers,
+    };
+    if prove && !schema_changed && known.is_some() {
+        let undone = take_back(db, watched, &effects.changes, &effects.sequences_before);
+        effects.row_by_row = undone.is_ok() && content_digest(db).map_err(&sql)? == effects.digest_before;
+    }
+    Ok(effects)
+}
+
+/// Puts rows back inside the open transaction, whose connection has triggers and foreign keys switched off.
+pub(super) fn take_back(
+    db: &Connection,
+    tables: &[Table],
+    changes: &[RowChange],
+    sequences: &BTreeMap<String, i64>,
+) -> rusqlite::Result<()> {
+    let triggers = db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false);
+    db.pragma_update(None, "defer_foreign_keys", true)?;
+    let outcome = triggers.and_then(|_| put_rows(db, tables, changes)).and_then(|()| set_sequences(db, sequences));
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    outcome
+}
+
+fn put_rows(db: &Connection, tables: &[Table], changes: &[RowChange]) -> rusqlite::Result<()> {
+    let of = |change: &RowChange| tables.iter().find(|table| table.name == change.table);
+    for change in changes {
+        if let (Some(table), Some(after)) = (of(change), &change.after) {
+            table.delete(db, table.key_of(after))?;
+        }
+    }
+    for change in changes {
+        if let (Some(table), Some(before)) = (of(change), &change.before) {
+            table.insert(db, before)?;
+        }
+    }
+    Ok(())
+}
+
+fn row_counts(db: &Connection, tables: &[Table]) -> rusqlite::Result<BTreeMap<String, u64>> {
+    let count = |table: &Table| {
+        let sql = format!("SELECT count(*) FROM main.{}", super::rows::quoted(&table.name));
+        db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(|count| (table.name.clone(), count as u64))
+    };
+    tables.iter().map(count).collect()
+}
+
+fn triggers_on(db: &Connection, changes: &[RowChange]) -> rusqlite::Result<Vec<String>> {
+    let mut statement = db.prepare("SELECT name, tbl_name FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY name")?;
+    let all: Vec<(String, String)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let touched = |table: &String| changes.iter().any(|change| change.table == *table);
+    Ok(all.into_iter().filter(|(_, table)| touched(table)).map(|(name, _)| name).collect())
+}
+
+/// Rows changed, by table.
+pub(super) fn counts(changes: &[RowChange]) -> BTreeMap<String, RowCount> {
+    let mut out: BTreeMap<String, RowCount> = BTreeMap::new();
+    for change in changes {
+        let count = out.entry(change.table.clone()).or_default();
+        match (&change.before, &change.after) {
+            (None, _) => count.inserted += 1,
+            (Some(_), None) => count.deleted += 1,
+            (Some(_), Some(_)) => count.updated += 1,
+        }
+    }
+    out
+}
+
+/// Which declared bounds on rows are broken; a table that is not declared is not bounded here.
+pub(super) fn broken_bounds(expect: Option<&Expectation>, counts: &BTreeMap<String, RowCount>) -> Option<String> {
+    let expect = expect?;
+    for (table, bounds) in &expect.rows {
+        let found = counts.get(table).copied().unwrap_or_default();
+        let ExpectRows { inserted, updated, deleted } = bounds;
+        for (what, bound, number) in
+            [("inserted", inserted, found.inserted), ("updated", updated, found.updated), ("deleted", deleted, found.deleted)]
+        {
+            if let Some(bound) = bound.filter(|bound| !bound.holds(number)) {
+                return Some(format!("{number} rows of {table} would be {what} and {bound} were declared"));
+            }
+        }
+    }
+    None
+}
