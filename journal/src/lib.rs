@@ -14,6 +14,8 @@ pub use lease::{Holder, is_alive};
 pub use sqlite::SqliteJournal;
 pub use tree::Tree;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use schemas::{RecordBody, RunSubject};
 
@@ -21,7 +23,7 @@ use schemas::{RecordBody, RunSubject};
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Whose fact it is.
-    pub subject: Option<RunSubject>,
+    pub subject: Option<Arc<RunSubject>>,
     /// The fact.
     pub fact: RecordBody,
 }

@@ -173,7 +173,7 @@ impl SqliteJournal {
                 tx.prepare_cached("INSERT INTO records (seq, body) VALUES (?1, ?2)").map_err(&failed)?;
             for entry in entries {
                 let seq = tree.size();
-                let record = RecordRef { seq, time, subject: entry.subject.as_ref(), fact: &entry.fact };
+                let record = RecordRef { seq, time, subject: entry.subject.as_deref(), fact: &entry.fact };
                 let body = serde_json::to_vec(&record).map_err(JournalError::Encode)?;
                 insert.execute(params![seq as i64, body]).map_err(&failed)?;
                 tree.push(&body);

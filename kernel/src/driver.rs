@@ -8,14 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use schemas::{Change, Check, Class, Expectation, Finding, PlanStep, StepAssessment, UndoCommand, WayBack};
+use schemas::{Change, Check, Class, Expectation, Finding, PlanStep, Resource, StepAssessment, UndoCommand, WayBack};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::graph::StepIx;
-use crate::resource::Resource;
 use crate::transition::{Claim, Seen};
 
 /// What the site says about the environment of a plan; the only facts that lowering may use.

@@ -11,7 +11,6 @@ mod driver;
 mod event;
 mod frontier;
 mod graph;
-mod resource;
 mod run;
 mod transition;
 
@@ -21,7 +20,6 @@ pub use driver::{
 };
 pub use event::{Event, RunFact, StepFact};
 pub use graph::{Graph, GraphError, StepIx};
-pub use resource::{Resource, ResourceError};
 pub use run::{Effect, IllegalEvent, MAX_UNDO_ATTEMPTS, Mode, Run};
-pub use schemas::End;
+pub use schemas::{End, Resource, ResourceError};
 pub use transition::{Claim, Seen, StepState, UndoClaim, next};

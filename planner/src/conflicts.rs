@@ -49,10 +49,11 @@ pub(crate) fn find(
                 if told <= MOST_FINDINGS {
                     findings.push(unordered(steps, first, second));
                 }
-            } else if first.writes && let Some(row) = writers.get_mut(second.step.at()) {
-                if !row.contains(&first.step) {
-                    row.push(first.step);
-                }
+            } else if first.writes
+                && let Some(row) = writers.get_mut(second.step.at())
+                && !row.contains(&first.step)
+            {
+                row.push(first.step);
             }
         }
         // Of the writers of one very resource the last one is enough: it comes after all the others.

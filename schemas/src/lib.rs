@@ -16,6 +16,7 @@ mod plan;
 mod published;
 mod receipt;
 mod record;
+mod resource;
 mod statement;
 mod strict;
 mod trust;
@@ -38,6 +39,7 @@ pub use plan::{
 pub use published::{published, schema_of_type};
 pub use receipt::{End, Receipt, StepReceipt};
 pub use record::{Record, RecordBody, RunSubject, SeenWord};
+pub use resource::{Resource, ResourceError};
 pub use statement::{Predicate, Statement, Subject};
 pub use strict::{StrictError, parse_strict, strict_check};
 pub use trust::{Role, TrustError, TrustRoot, TrustedKey};

@@ -1,1 +1,13 @@
-//! placeholder
+//! From what was recorded and seen to what can be said: verification of steps, receipts, replay.
+//!
+//! This crate must never change the world, and looks at it in one file only ([`look`]).
+
+mod delta;
+mod look;
+mod receipt;
+mod replay;
+
+pub use delta::undeclared;
+pub use look::{Verification, run_checks, verify};
+pub use receipt::{ReceiptInput, receipt};
+pub use replay::{Kept, keepable};

@@ -1,0 +1,157 @@
+//! What the shell gives to drivers, and the one message type that comes back.
+
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Instant;
+
+use kernel::{AfterImage, BeforeImage, Claim, DriverError, DriverSet, Facts, Output, Scope, Sighting, StepIx, StepSpec, Token, UndoError};
+use schemas::Check;
+use verifier::Verification;
+
+/// One piece of work for one driver.
+#[derive(Debug)]
+pub enum Work {
+    /// Take the before-image.
+    Prepare(StepSpec),
+    /// Act.
+    Apply(StepSpec, BeforeImage, Token),
+    /// Look whether the step is there; `claim` is what the driver said, if it returned.
+    Observe(StepSpec, Option<BeforeImage>, Option<Claim>),
+    /// Verify effects and run the step's checks.
+    Verify(StepSpec, BeforeImage),
+    /// Put back.
+    Undo(StepSpec, BeforeImage, Option<AfterImage>, Token),
+    /// Look whether it is put back.
+    ObserveUndo(StepSpec, BeforeImage),
+    /// Run the plan's own checks.
+    Checks(Vec<Check>, std::sync::Arc<Facts>),
+}
+
+/// What comes back to the loop that owns the run.
+#[derive(Debug)]
+pub enum Message {
+    /// A before-image, durable, or why there is none.
+    Prepared(StepIx, Result<BeforeImage, DriverError>),
+    /// The driver came back from acting; with milliseconds taken.
+    Applied(StepIx, Result<Output, DriverError>, u64),
+    /// What was seen of a step in doubt.
+    Observed(StepIx, Sighting),
+    /// What verification found.
+    Verified(StepIx, Verification),
+    /// The driver came back from undoing.
+    Undone(StepIx, Result<(), UndoError>),
+    /// What was seen after an undo.
+    UndoObserved(StepIx, Sighting),
+    /// The plan's checks: what passed, what did not.
+    Checked(Vec<String>, Vec<String>),
+    /// The commit that was under way is durable.
+    Durable,
+    /// A person or a signal wants nothing new to start.
+    Halt {
+        /// Who or what.
+        cause: String,
+        /// Whether it was the clock.
+        timed_out: bool,
+    },
+}
+
+impl Work {
+    /// The step that it is about; none for the plan's checks.
+    pub fn step(&self) -> Option<StepIx> {
+        match self {
+            Self::Prepare(step)
+            | Self::Apply(step, ..)
+            | Self::Observe(step, ..)
+            | Self::Verify(step, _)
+            | Self::Undo(step, ..)
+            | Self::ObserveUndo(step, _) => Some(step.ix),
+            Self::Checks(..) => None,
+        }
+    }
+
+    /// Whether it changes the world, so that it must wait until its record is durable.
+    pub fn acts(&self) -> bool {
+        matches!(self, Self::Apply(..) | Self::Undo(..))
+    }
+
+    /// Does it. `stoppable` ends what acts forward; looking and undoing are never cut short by a stop.
+    pub fn perform(self, drivers: &DriverSet, stoppable: &Scope, steady: &Scope, outputs: &Path) -> Message {
+        let missing = |step: &StepSpec| DriverError::Refused(format!("no driver for {}", step.uses));
+        match self {
+            Self::Prepare(step) => {
+                let outcome = drivers.for_step(&step.uses).ok_or_else(|| missing(&step)).and_then(|d| d.prepare(&step, steady));
+                Message::Prepared(step.ix, outcome)
+            }
+            Self::Apply(step, before, token) => {
+                let started = Instant::now();
+                let driver = drivers.for_step(&step.uses).ok_or_else(|| missing(&step));
+                let outcome = driver.and_then(|driver| driver.apply(&step, &before, token, stoppable));
+                keep_output(&outcome, outputs);
+                Message::Applied(step.ix, outcome, started.elapsed().as_millis() as u64)
+            }
+            Self::Observe(step, before, claim) => Message::Observed(step.ix, see(drivers, &step, before.as_ref(), claim, steady)),
+            Self::Verify(step, before) => {
+                let verified = match drivers.for_step(&step.uses) {
+                    Some(driver) => verifier::verify(driver.as_ref(), drivers, &step, &before, steady),
+                    None => Verification { after: None, changes: vec![], checks: vec![], reasons: vec![missing(&step).to_string()] },
+                };
+                Message::Verified(step.ix, verified)
+            }
+            Self::Undo(step, before, after, token) => {
+                let driver = drivers.for_step(&step.uses).ok_or_else(|| UndoError::from(missing(&step)));
+                let outcome = driver.and_then(|driver| driver.undo(&step, &before, after.as_ref(), token, steady));
+                Message::Undone(step.ix, outcome)
+            }
+            Self::ObserveUndo(step, before) => {
+                Message::UndoObserved(step.ix, see(drivers, &step, Some(&before), None, &after_undo(steady)))
+            }
+            Self::Checks(checks, facts) => {
+                let (passed, failed) = verifier::run_checks(drivers, &checks, &facts, steady);
+                Message::Checked(passed, failed)
+            }
+        }
+    }
+}
+
+/// After an undo in this process, nothing that is seen is blamed on an earlier process.
+fn after_undo(scope: &Scope) -> Scope {
+    Scope { alive_until_ms: None, ..scope.clone() }
+}
+
+fn see(
+    drivers: &DriverSet,
+    step: &StepSpec,
+    before: Option<&BeforeImage>,
+    claim: Option<Claim>,
+    scope: &Scope,
+) -> Sighting {
+    let Some(driver) = drivers.for_step(&step.uses) else {
+        return Sighting::Unclear { detail: format!("no driver for {}", step.uses) };
+    };
+    let Some(before) = before else {
+        return Sighting::Unclear { detail: "its before-image is missing".to_owned() };
+    };
+    if claim.is_none()
+        && let Err(error) = driver.end_leftovers(step, Some(before), scope)
+    {
+        return Sighting::Unclear { detail: format!("what it left running could not be ended: {error}") };
+    }
+    driver.observe(step, before, claim, scope)
+}
+
+/// Keeps what a step wrote, under the digest that its record will name. What cannot be kept is missed by `show`, not by the run.
+fn keep_output(outcome: &Result<Output, DriverError>, outputs: &Path) {
+    let output = match outcome {
+        Ok(output) => output,
+        Err(DriverError::Exit { output, .. } | DriverError::TimedOut { output, .. } | DriverError::Stopped { output }) => output,
+        Err(_) => return,
+    };
+    if output.captured.is_empty() {
+        return;
+    }
+    let path = outputs.join(schemas::Digest::of(&output.captured).hex());
+    let file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&path);
+    if let Err(error) = file.and_then(|mut file| std::io::Write::write_all(&mut file, &output.captured)) {
+        tracing::warn!("cannot keep output in {}: {error}", path.display());
+    }
+}
