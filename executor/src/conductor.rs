@@ -28,7 +28,7 @@ pub enum Order {
     /// Make these facts durable in one commit, then say so.
     Commit(Vec<RecordBody>),
     /// Start this.
-    Start(Work),
+    Start(Box<Work>),
     /// Nothing is left to do: the run has ended, or it is held and at rest.
     Finish,
 }
@@ -296,7 +296,7 @@ impl Conductor {
                 return Ok(None);
             }
             self.acting += 1;
-            return Ok(self.cleared.pop_front().map(Order::Start));
+            return Ok(self.cleared.pop_front().map(|work| Order::Start(Box::new(work))));
         }
         Ok(None)
     }
@@ -335,7 +335,7 @@ impl Conductor {
         if let Some(ix) = step_of(effect) {
             self.in_flight.insert(ix);
         }
-        let start = |work| Ok(Some(Order::Start(work)));
+        let start = |work| Ok(Some(Order::Start(Box::new(work))));
         match effect {
             Effect::Prepare(ix) => {
                 self.preparing += 1;

@@ -235,7 +235,7 @@ impl Engine<'_> {
         while let Some(order) = self.conductor.next(Tick { flush })? {
             match order {
                 Order::Commit(facts) => self.commit(facts),
-                Order::Start(work) => self.start(work)?,
+                Order::Start(work) => self.start(*work)?,
                 Order::Finish => return Ok(true),
             }
         }

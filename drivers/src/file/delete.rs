@@ -11,6 +11,9 @@ use super::params::Delete;
 
 /// Names that the pattern of a step matches in `tree`, files and symlinks alone.
 pub(super) fn expand(step: &StepSpec, root: &Path, tree: &Tree) -> Result<Option<Vec<PathBuf>>, DriverError> {
+    if !has_pattern(step) {
+        return Ok(None);
+    }
     let params: Delete = step.params()?;
     let Some(glob) = &params.glob else { return Ok(None) };
     let matcher = matcher(glob).map_err(DriverError::Refused)?;

@@ -1,0 +1,61 @@
+//! `backout gate`: look, decide, and issue a signed manifest, or refuse with all reasons at once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use schemas::{ExitCode, Limits};
+use serde::Serialize;
+
+use crate::commands::read_input;
+use crate::flow;
+use crate::home::Home;
+use crate::output::{Output, table};
+use crate::problem::Problem;
+
+#[derive(Debug, Args)]
+pub(crate) struct GateArgs {
+    /// The signed plan
+    plan: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Issued<'a> {
+    manifest: schemas::Digest,
+    session: &'a str,
+    people: u64,
+    role: &'a str,
+    expires: String,
+    decisions: &'a [schemas::Decision],
+}
+
+pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let bytes = read_input(&args.plan, Limits::ENVELOPE_BYTES)?;
+    let gated = flow::gate(home, &bytes)?;
+    let manifest = &gated.manifest;
+    let issued = Issued {
+        manifest: gated.digest,
+        session: &manifest.session,
+        people: manifest.approvals.people,
+        role: &manifest.approvals.role,
+        expires: manifest.expires.to_string(),
+        decisions: if gated.decisions.steps.len() <= 1_000 { &gated.decisions.steps } else { &[] },
+    };
+    output.result(&issued, || {
+        let mut out = format!("manifest {}\n", gated.digest);
+        if gated.assessment.steps.len() <= 50 {
+            let row = |(step, decision): (&schemas::StepAssessment, &schemas::Decision)| {
+                let changes = step.changes.len().to_string();
+                vec![step.id.clone(), step.class.as_str().to_owned(), changes, decision.people.to_string(), decision.rules.join(" ")]
+            };
+            let rows = gated.assessment.steps.iter().zip(&gated.decisions.steps).map(row).collect();
+            out.push_str(&table(&["step", "class", "changes", "people", "rules"], rows));
+        }
+        let short = gated.digest.short();
+        out.push_str(&match manifest.approvals.people {
+            0 => format!("allowed\nnext: backout run {short}\n"),
+            people => format!("waits for {people} approvals in role {}\nnext: backout approve {short} --as NAME\n", manifest.approvals.role),
+        });
+        out
+    });
+    Ok(if manifest.approvals.people == 0 { ExitCode::Done } else { ExitCode::Waiting })
+}

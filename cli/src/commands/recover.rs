@@ -1,0 +1,209 @@
+//! `backout recover`: after a crash or a stop, tell done, not done and unknown, then finish safely.
+
+use clap::Args;
+use executor::{Conductor, Folded, last_sign_of_life};
+use journal::SqliteJournal;
+use kernel::{StepIx, StepState};
+use schemas::{End, ExitCode, RecordBody};
+use serde::Serialize;
+
+use crate::commands::run::{default_jobs, slots, tell};
+use crate::flow::{self, Driving};
+use crate::home::Home;
+use crate::output::Output;
+use crate::problem::Problem;
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    /// The session or run; all that are not finished where left out
+    run: Option<String>,
+    /// Go on forward where nothing failed, instead of putting everything back
+    #[arg(long)]
+    resume: bool,
+    /// Only tell, do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What can be said about a run before anything is done about it.
+#[derive(Serialize)]
+struct Told {
+    run: String,
+    session: String,
+    done: Vec<String>,
+    not_done: Vec<String>,
+    unknown: Vec<String>,
+    stuck: Vec<String>,
+}
+
+/// A run as the log's index knows it.
+pub(crate) struct RunLine {
+    pub(crate) run: String,
+    pub(crate) session: String,
+    pub(crate) environment: String,
+    pub(crate) opened: String,
+    pub(crate) end: Option<(End, u8, String)>,
+}
+
+/// Every run of the log, oldest first.
+pub(crate) fn runs(journal: &SqliteJournal) -> Result<Vec<RunLine>, Problem> {
+    let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
+    let mut out: Vec<RunLine> = Vec::new();
+    for record in records {
+        let Some(subject) = record.subject else { continue };
+        let known = out.iter_mut().rev().find(|line| line.run == subject.run);
+        match (record.fact, known) {
+            (RecordBody::RunOpened { .. }, None) => out.push(RunLine {
+                run: subject.run,
+                session: subject.session,
+                environment: subject.environment,
+                opened: record.time.to_string(),
+                end: None,
+            }),
+            (RecordBody::Ended { end, exit_code, reason }, Some(line)) => line.end = Some((end, exit_code, reason)),
+            (RecordBody::UndoRequested { .. } | RecordBody::Retried { .. }, Some(line)) => line.end = None,
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// The run that a user means: by its id, or the newest of a session.
+pub(crate) fn find(journal: &SqliteJournal, name: &str) -> Result<RunLine, Problem> {
+    let found = runs(journal)?.into_iter().rev().find(|line| line.run == name || line.session == name);
+    found.ok_or_else(|| Problem::usage(format!("no run or session is called {name:?}"), "backout status"))
+}
+
+/// A new run starts only when no earlier one is unfinished.
+pub(crate) fn refuse_unfinished(_home: &Home, journal: &SqliteJournal) -> Result<(), Problem> {
+    match runs(journal)?.into_iter().find(|line| line.end.is_none()) {
+        None => Ok(()),
+        Some(line) => {
+            let title = format!("{} of session {} is not finished", line.run, line.session);
+            Err(Problem::new(ExitCode::Failure, schemas::Code::JOURNAL_BUSY, title, "backout recover"))
+        }
+    }
+}
+
+pub(crate) fn run(args: &RecoverArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let drivers = home.drivers()?;
+    let mut worst = ExitCode::Done;
+    let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
+    let names: Vec<String> = match &args.run {
+        Some(name) => vec![find(&journal, name)?.run],
+        None => runs(&journal)?.into_iter().filter(|line| line.end.is_none()).map(|line| line.run).collect(),
+    };
+    if names.is_empty() {
+        output.result(&serde_json::json!({"recovered": []}), || "nothing to recover: every run has ended\n".to_owned());
+        return Ok(ExitCode::Done);
+    }
+    let mut journal: Option<SqliteJournal> = Some(journal);
+    for name in names {
+        // One run that cannot be recovered must not keep the others from it.
+        let open = match journal.take() {
+            Some(journal) => journal,
+            None => home.journal_to_write(std::time::Duration::from_secs(15))?,
+        };
+        let code = match recover_one(&name, args, home, &drivers, open, output) {
+            Ok(code) => code,
+            Err(problem) => {
+                output.problem(&problem);
+                problem.exit
+            }
+        };
+        worst = worse(worst, code);
+    }
+    Ok(worst)
+}
+
+/// Stuck is worse than everything, then integrity, then whatever is not done.
+fn worse(a: ExitCode, b: ExitCode) -> ExitCode {
+    let rank = |code: ExitCode| match code {
+        ExitCode::Stuck => 100,
+        ExitCode::Integrity => 99,
+        other => other.number(),
+    };
+    if rank(b) > rank(a) { b } else { a }
+}
+
+fn recover_one(
+    name: &str,
+    args: &RecoverArgs,
+    home: &Home,
+    drivers: &kernel::DriverSet,
+    journal: SqliteJournal,
+    output: &Output,
+) -> Result<ExitCode, Problem> {
+    let folded = flow::folded(home, drivers, &journal, name)?;
+    if folded.run.ended().is_some_and(|end| end != End::Stuck) {
+        output.note(&format!("{name} has ended; nothing to recover"));
+        return Ok(ExitCode::Done);
+    }
+    let told = tell_before(&folded);
+    output.event("recovering", &told);
+    output.note(&told_text(&told));
+    if args.dry_run {
+        output.result(&told, || "nothing was done\n".to_owned());
+        return Ok(ExitCode::Done);
+    }
+    let slots = slots(default_jobs());
+    let facts = opening_facts(&folded, args.resume);
+    let mut conductor = Conductor::new(folded, slots);
+    for fact in facts {
+        conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
+    }
+    let alive_until_ms = last_sign_of_life(&home.path("heartbeat"));
+    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output };
+    let rested = flow::drive(&driving, conductor, Box::new(journal))?;
+    Ok(tell(&rested, output))
+}
+
+/// What recovery puts into the log before it does anything.
+fn opening_facts(folded: &Folded, resume: bool) -> Vec<RecordBody> {
+    let by = "recover".to_owned();
+    if folded.run.ended() == Some(End::Stuck) {
+        let stuck = folded.run.graph().steps().filter(|ix| folded.run.state(*ix) == StepState::Stuck);
+        let mut facts: Vec<RecordBody> = vec![RecordBody::UndoRequested { by: by.clone() }];
+        facts.extend(stuck.map(|ix| RecordBody::Retried { step: ix.0, by: by.clone() }));
+        return facts;
+    }
+    let mut facts = vec![RecordBody::Reopened { by: by.clone() }];
+    match (resume, folded.run.mode()) {
+        (true, kernel::Mode::Held) => facts.push(RecordBody::ResumeRequested { by }),
+        (true, _) => {}
+        (false, _) => facts.push(RecordBody::UndoRequested { by }),
+    }
+    facts
+}
+
+fn tell_before(folded: &Folded) -> Told {
+    let name = |ix: StepIx| folded.loaded.steps.get(ix.at()).map_or(String::new(), |step| step.id.clone());
+    let of = |wanted: &[StepState]| -> Vec<String> {
+        folded.run.graph().steps().filter(|ix| wanted.contains(&folded.run.state(*ix))).map(name).collect()
+    };
+    Told {
+        run: folded.subject.run.clone(),
+        session: folded.subject.session.clone(),
+        done: of(&[StepState::Applied, StepState::Verified]),
+        not_done: of(&[StepState::Pending, StepState::Prepared, StepState::Undone, StepState::Failed]),
+        unknown: of(&[StepState::Applying, StepState::InDoubt, StepState::Undoing, StepState::UndoInDoubt]),
+        stuck: of(&[StepState::Stuck]),
+    }
+}
+
+fn told_text(told: &Told) -> String {
+    let list = |names: &[String]| match names {
+        [] => "none".to_owned(),
+        names if names.len() > 20 => format!("{} … ({} in all)", names.iter().take(20).cloned().collect::<Vec<_>>().join(", "), names.len()),
+        names => names.join(", "),
+    };
+    format!(
+        "{} of session {}\n  done:     {}\n  not done: {}\n  unknown:  {}\n  stuck:    {}",
+        told.run,
+        told.session,
+        list(&told.done),
+        list(&told.not_done),
+        list(&told.unknown),
+        list(&told.stuck)
+    )
+}

@@ -1,0 +1,83 @@
+//! `backout show`: one run, step by step, with its receipt if it has ended.
+
+use clap::Args;
+use kernel::StepState;
+use schemas::{Document as _, End, Envelope, ExitCode, Receipt, RecordBody, Role, Statement, Verified};
+
+use crate::commands::recover::find;
+use crate::flow;
+use crate::home::Home;
+use crate::output::{Output, table};
+use crate::problem::{Problem, chain};
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The session or run
+    run: String,
+}
+
+pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let journal = home.journal()?;
+    let line = find(&journal, &args.run)?;
+    let drivers = home.drivers()?;
+    let folded = flow::folded(home, &drivers, &journal, &line.run)?;
+    let receipt = folded.facts.iter().rev().find_map(|fact| match fact {
+        RecordBody::Receipted { receipt } => Some(*receipt),
+        _ => None,
+    });
+    let receipt = receipt.map(|digest| read_receipt(home, digest)).transpose()?;
+    let steps: Vec<(String, StepState)> =
+        folded.loaded.steps.iter().map(|step| (step.id.clone(), folded.run.state(step.ix))).collect();
+    let value = serde_json::json!({
+        "run": line.run, "session": line.session, "plan": folded.loaded.plan, "manifest": folded.manifest,
+        "steps": steps.iter().map(|(id, state)| serde_json::json!({"id": id, "state": state.as_str()})).collect::<Vec<_>>(),
+        "receipt": receipt.as_ref().map(|receipt| &receipt.document().predicate),
+    });
+    output.result(&value, || {
+        let mut out = format!("{} of session {} in {}, plan {}\n", line.run, line.session, line.environment, folded.loaded.plan.short());
+        let rows = folded.loaded.steps.iter().zip(&steps).map(|(step, (id, state))| vec![id.clone(), step.uses.clone(), state.as_str().to_owned()]);
+        out.push_str(&table(&["step", "uses", "state"], rows.take(200).collect()));
+        match &receipt {
+            Some(receipt) => out.push_str(&receipt_text(&receipt.document().predicate, output)),
+            None => out.push_str("not ended\nnext: backout recover\n"),
+        }
+        out
+    });
+    Ok(ExitCode::Done)
+}
+
+/// A kept receipt, its signature verified for the time at which it was signed.
+pub(crate) fn read_receipt(home: &Home, digest: schemas::Digest) -> Result<Verified<Statement<Receipt>>, Problem> {
+    let envelope = Envelope::from_json(&home.document(digest)?).map_err(|error| Problem::identity(chain(&error), "backout verify"))?;
+    let payload = home.payload(digest)?;
+    let said = Statement::<Receipt>::from_payload(&payload).map_err(|error| Problem::identity(chain(&error), "backout verify"))?;
+    let trust = home.trust()?;
+    envelope
+        .verify(trust.document(), &Role::Runner, said.predicate.ended)
+        .map_err(|error| Problem::identity(format!("a receipt's signature is not good: {}", chain(&error)), "keep .backout as evidence"))
+}
+
+/// A receipt for people.
+pub(crate) fn receipt_text(receipt: &Receipt, output: &Output) -> String {
+    let end = receipt.end.as_str();
+    let word = match receipt.end {
+        End::Committed | End::RolledBack | End::Refused => end.to_owned(),
+        End::Stuck => output.red("STUCK"),
+    };
+    let mut out = format!("{word}: {} of session {}\n", receipt.run, receipt.session);
+    if let Some(reason) = &receipt.reason {
+        out.push_str(&format!("  because {reason}\n"));
+    }
+    for step in receipt.steps.iter().take(200) {
+        let changes = if step.changes.is_empty() { String::new() } else { format!(", {} changed", step.changes.len()) };
+        out.push_str(&format!("  {:<14} {}{changes}\n", step.state, step.id));
+        if let Some(left) = &step.left {
+            out.push_str(&format!("  {:<14} -> {left}\n", ""));
+        }
+    }
+    if receipt.end == End::Stuck {
+        out.push_str("next: look at what is named above, mend it, then backout recover SESSION\n");
+    }
+    out.push_str(&format!("  log {} records, root {}, {}\n", receipt.log_size, receipt.log_root, receipt.anchor));
+    out
+}

@@ -1,0 +1,457 @@
+//! The way of a plan through the stages, as the commands share it: check, assess, decide, load, run.
+
+use std::sync::Arc;
+
+use executor::{Conductor, Finished, Folded, Loaded, Shell, Stop, fold};
+use jiff::{SignedDuration, Timestamp};
+use journal::{Entry, Journal as _, SqliteJournal};
+use kernel::{DriverSet, Facts};
+use planner::Planned;
+use policy::{BuiltIn, Engine as _, Request, StepFacts};
+use schemas::{
+    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding, GateVerdict,
+    Manifest, OnFailure, Plan, Predicate as _, RecordBody, Role, RunSubject, Statement, StepAssessment, Subject, TrustRoot,
+    Verified,
+};
+
+use crate::home::Home;
+use crate::output::Output;
+use crate::problem::{Problem, chain};
+
+/// How long a manifest may be run after it was issued.
+const MANIFEST_MINUTES: i64 = 60;
+
+/// A plan that was read: with its signer if it was signed.
+pub(crate) struct ReadPlan {
+    pub(crate) plan: Plan,
+    pub(crate) digest: Digest,
+    pub(crate) signer: Option<schemas::Signer>,
+}
+
+/// Reads a plan file, bare or signed. A signature is verified, not just looked at.
+pub(crate) fn read_plan(bytes: &[u8], trust: Option<&TrustRoot>) -> Result<ReadPlan, Problem> {
+    let invalid = |findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan, then backout plan check");
+    if !planner::is_envelope(bytes) {
+        let plan = planner::parse(bytes).map_err(invalid)?;
+        return Ok(ReadPlan { plan, digest: Digest::of(bytes), signer: None });
+    }
+    let refuse = |text: String| Problem::identity(format!("the plan's signature is not good: {text}"), "backout plan sign PLAN --as AGENT");
+    let envelope = Envelope::from_json(bytes).map_err(|error| refuse(chain(&error)))?;
+    let Some(trust) = trust else {
+        let payload = envelope.unverified_payload().map_err(|error| refuse(error.to_string()))?;
+        let plan = planner::parse(&payload).map_err(invalid)?;
+        return Ok(ReadPlan { plan, digest: Digest::of(&payload), signer: None });
+    };
+    match envelope.verify::<Plan>(trust, &Role::Agent, Timestamp::now()) {
+        Ok(verified) => {
+            let signer = verified.signers().first().cloned();
+            let digest = verified.digest();
+            Ok(ReadPlan { plan: verified.into_document(), digest, signer })
+        }
+        // A payload that does not parse is told finding by finding, but only to whom the signature is good.
+        Err(schemas::VerifyError::Payload(_)) => {
+            let payload = envelope.unverified_payload().map_err(|error| refuse(error.to_string()))?;
+            Err(planner::parse(&payload).map_err(invalid).err().unwrap_or_else(|| refuse("the payload".to_owned())))
+        }
+        Err(error) => Err(refuse(chain(&error))),
+    }
+}
+
+/// Everything that can be found out without looking at the world.
+pub(crate) fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Result<Planned, Problem> {
+    let expired = plan.expires.filter(|expires| Timestamp::now() >= *expires);
+    let planned = planner::check(plan, drivers, facts)
+        .map_err(|findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan, then backout plan check"))?;
+    match expired {
+        None => Ok(planned),
+        Some(at) => Err(Problem::new(ExitCode::Stale, Code::EXPIRED, format!("the plan expired at {at}"), "sign it anew")),
+    }
+}
+
+/// Looks at the world for every step, writing nothing.
+pub(crate) fn assess(planned: &Planned, drivers: &DriverSet, digest: Digest) -> Result<Assessment, Vec<Finding>> {
+    let mut steps: Vec<StepAssessment> = Vec::with_capacity(planned.steps.len());
+    let mut findings = Vec::new();
+    for step in &planned.steps {
+        let Some(driver) = drivers.for_step(&step.uses) else { continue };
+        match driver.probe(step, &planned.priors(step.ix)) {
+            Ok(mut assessed) => {
+                assessed.class = assessed.class.max(step.lowered.class);
+                steps.push(assessed);
+            }
+            Err(error) => {
+                let place = format!("/steps/{}", step.ix.0);
+                let hint = "the step could not be looked at: mend the plan or the world";
+                findings.push(Finding::error(Code::PROBE_FAILED, place, chain(&error), hint).of_step(&step.id));
+            }
+        }
+    }
+    if findings.is_empty() { Ok(Assessment { plan: digest, taken: Timestamp::now(), steps }) } else { Err(findings) }
+}
+
+/// A manifest as it was issued.
+pub(crate) struct Gated {
+    pub(crate) digest: Digest,
+    pub(crate) manifest: Manifest,
+    pub(crate) assessment: Assessment,
+    pub(crate) decisions: Decisions,
+}
+
+/// Check, assess, decide, sign. A refusal is a record like any other.
+pub(crate) fn gate(home: &Home, bytes: &[u8]) -> Result<Gated, Problem> {
+    let trust = home.trust()?;
+    let read = read_plan(bytes, Some(trust.document()))?;
+    let Some(signer) = read.signer else {
+        return Err(Problem::identity("the plan is not signed", "backout plan sign PLAN --as AGENT"));
+    };
+    if signer.owner != read.plan.agent {
+        let title = format!("the plan names agent {} and was signed by {}", read.plan.agent, signer.owner);
+        return Err(Problem::identity(title, "name the agent whose key signs"));
+    }
+    let outcome = decide(home, read.plan, read.digest, &signer, trust.document(), bytes);
+    if let Err(problem) = &outcome
+        && !problem.findings.is_empty()
+    {
+        let findings = serde_json::to_vec(&problem.findings).unwrap_or_default();
+        let codes = problem.findings.iter().map(|finding| finding.code.to_string()).collect();
+        let digest = Digest::of(&findings);
+        home.keep(digest, &findings)?;
+        home.note(RecordBody::Refused { plan: Some(read.digest), codes, findings: digest })?;
+    }
+    outcome
+}
+
+fn decide(
+    home: &Home,
+    plan: Plan,
+    digest: Digest,
+    signer: &schemas::Signer,
+    trust: &TrustRoot,
+    bytes: &[u8],
+) -> Result<Gated, Problem> {
+    let (site, drivers) = (home.site()?, home.drivers()?);
+    let facts = Arc::new(site.facts(&plan.environment)?);
+    let planned = check(plan, &drivers, &facts)?;
+    let assessed = assess(&planned, &drivers, digest);
+    let assessment = assessed.map_err(|findings| Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN"))?;
+    let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
+    let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
+    let environments = trust.key(signer.keyid).map_or(&[][..], |key| &key.environments);
+    let steps = planned.steps.iter().zip(&assessment.steps);
+    let request = Request {
+        plan: digest,
+        assessment: Digest::of(&assessment_bytes),
+        agent_environments: environments,
+        site: &gate_facts,
+        steps: steps.map(|(step, assessed)| StepFacts { ix: step.ix.at(), assessed, writes: &step.lowered.writes }).collect(),
+    };
+    let engine = BuiltIn;
+    let outcome = engine.decide(&request);
+    if !outcome.refusals.is_empty() {
+        let mut refusals = outcome.refusals;
+        schemas::sort_findings(&mut refusals);
+        return Err(Problem::findings(ExitCode::Refused, "the plan was refused; nothing was touched", refusals, "change the plan; no approval can change a forbidden one"));
+    }
+    let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
+    let manifest = manifest(&planned, &request, &outcome, signer, trust, (engine.digest(), site.digest(), Digest::of(&decisions_bytes)))?;
+    let statement = Statement::new(vec![Subject::new("plan", digest)], manifest.clone());
+    let payload = statement.to_payload();
+    if payload.len() > Manifest::MAX_BYTES {
+        return Err(Problem::usage("the manifest would be larger than 4 KiB", "use shorter names"));
+    }
+    let envelope = Envelope::sign(Statement::<Manifest>::PAYLOAD_TYPE, &payload, &[&home.key("gate")?]);
+    let manifest_digest = Digest::of(&payload);
+    home.keep(digest, bytes)?;
+    home.keep(request.assessment, &assessment_bytes)?;
+    home.keep(manifest.decisions, &decisions_bytes)?;
+    home.keep(manifest_digest, &envelope.to_json())?;
+    home.note(RecordBody::Gated { plan: digest, manifest: manifest_digest, assessment: request.assessment })?;
+    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions })
+}
+
+fn manifest(
+    planned: &Planned,
+    request: &Request<'_>,
+    outcome: &policy::Outcome,
+    signer: &schemas::Signer,
+    trust: &TrustRoot,
+    (policy, site, decisions): (Digest, Digest, Digest),
+) -> Result<Manifest, Problem> {
+    let issued = Timestamp::now();
+    let mut classes = std::collections::BTreeMap::new();
+    for step in &request.steps {
+        *classes.entry(step.class()).or_insert(0) += 1;
+    }
+    Ok(Manifest {
+        session: planned.plan.session.clone(),
+        requester: signer.owner.clone(),
+        environment: planned.plan.environment.clone(),
+        plan: request.plan,
+        assessment: request.assessment,
+        decisions,
+        policy,
+        site,
+        trust_version: trust.version,
+        verdict: if outcome.people == 0 { GateVerdict::Allow } else { GateVerdict::Hold },
+        steps: request.steps.len() as u64,
+        classes,
+        approvals: ApprovalsRequired {
+            people: outcome.people,
+            role: Role::Approver(planned.plan.environment.clone()).to_string(),
+        },
+        issued,
+        expires: issued + SignedDuration::from_mins(MANIFEST_MINUTES),
+        nonce: nonce()?,
+    })
+}
+
+/// 128 random bits in hex.
+pub(crate) fn nonce() -> Result<String, Problem> {
+    let mut bits = [0u8; 16];
+    getrandom::fill(&mut bits).map_err(|error| Problem::failure("the operating system gave no randomness", &error))?;
+    Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Finds the one kept manifest whose digest starts with `name`, or the newest of a session of that name.
+pub(crate) fn find_manifest(journal: &SqliteJournal, home: &Home, name: &str) -> Result<(Digest, Verified<Statement<Manifest>>), Problem> {
+    let wanted = name.strip_prefix("sha256:").unwrap_or(name);
+    let trust = home.trust()?;
+    let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
+    let gated = records.iter().rev().filter_map(|record| match &record.fact {
+        RecordBody::Gated { manifest, .. } => Some(*manifest),
+        _ => None,
+    });
+    let mut by_session = None;
+    for digest in gated {
+        let envelope = Envelope::from_json(&home.document(digest)?).map_err(|error| Problem::identity(chain(&error), "backout gate PLAN"))?;
+        let verified: Verified<Statement<Manifest>> = envelope
+            .verify(trust.document(), &Role::Gate, Timestamp::now())
+            .map_err(|error| Problem::identity(format!("the manifest's signature is not good: {}", chain(&error)), "backout gate PLAN"))?;
+        if verified.digest() != digest {
+            return Err(Problem::identity("the manifest is not the one that the log names", "backout gate PLAN"));
+        }
+        if wanted.len() >= 8 && digest.hex().starts_with(wanted) {
+            return Ok((digest, verified));
+        }
+        if by_session.is_none() && verified.document().predicate.session == name {
+            by_session = Some((digest, verified));
+        }
+    }
+    by_session.ok_or_else(|| Problem::usage(format!("no manifest is called {name:?}"), "backout gate PLAN prints the name"))
+}
+
+/// Loads the documents of a run by their digests.
+pub(crate) fn load(home: &Home, drivers: &DriverSet, plan: Digest, assessment: Digest, decisions: Digest) -> Result<Loaded, Problem> {
+    let parsed = planner::parse(&home.payload(plan)?)
+        .map_err(|findings| Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "restore .backout/documents"))?;
+    let facts = Arc::new(home.site()?.facts(&parsed.environment)?);
+    let checks = parsed.checks.clone();
+    let planned = planner::check(parsed, drivers, &facts)
+        .map_err(|findings| Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN"))?;
+    let assessed = Assessment::from_payload(&home.plain(assessment)?)
+        .map_err(|error| Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), "restore .backout/documents"))?;
+    let decided: Decisions = serde_json::from_slice(&home.plain(decisions)?)
+        .map_err(|error| Problem::new(ExitCode::Integrity, Code::INTEGRITY, error.to_string(), "restore .backout/documents"))?;
+    let has_priors = planned.steps.iter().map(|step| planned.has_priors(step.ix)).collect();
+    let mut steps = planned.steps;
+    for (step, assessed) in steps.iter_mut().zip(&assessed.steps) {
+        step.pinned.clone_from(&assessed.pinned);
+    }
+    Ok(Loaded {
+        plan,
+        steps: Arc::new(steps),
+        graph: planned.graph,
+        assessed: Arc::new(assessed.steps),
+        has_priors: Arc::new(has_priors),
+        checks,
+        facts,
+        decisions: Arc::new(decided.steps.iter().map(|decision| decision.id).collect()),
+        decisions_digest: decisions,
+    })
+}
+
+/// A run from its records.
+pub(crate) fn folded(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, run: &str) -> Result<Folded, Problem> {
+    let records = journal.records(Some(run)).map_err(|error| Problem::journal(&error))?;
+    let Some(subject) = records.first().and_then(|record| record.subject.clone()) else {
+        return Err(Problem::usage(format!("no run is called {run:?}"), "backout status"));
+    };
+    let facts = records.into_iter().map(|record| record.fact).collect();
+    let mut loader = |plan, assessment, decisions| load(home, drivers, plan, assessment, decisions).map_err(|problem| problem.title);
+    fold(subject, facts, &mut loader).map_err(|error| {
+        Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), "keep .backout as evidence; backout log shows the records")
+    })
+}
+
+/// How a run is driven.
+pub(crate) struct Driving<'a> {
+    pub(crate) home: &'a Home,
+    pub(crate) drivers: DriverSet,
+    pub(crate) alive_until_ms: Option<i64>,
+    pub(crate) output: &'a Output,
+}
+
+/// How a run came to rest.
+pub(crate) struct Rested {
+    pub(crate) folded: Folded,
+    pub(crate) receipt: Option<schemas::Receipt>,
+    pub(crate) journal: SqliteJournalBox,
+    pub(crate) code: ExitCode,
+}
+
+/// The journal as the executor gives it back.
+pub(crate) type SqliteJournalBox = Box<dyn journal::Journal>;
+
+/// Drives a run until it rests; an ended one gets its receipt.
+pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: SqliteJournalBox) -> Result<Rested, Problem> {
+    let shell = Shell {
+        drivers: driving.drivers.clone(),
+        heartbeat: driving.home.path("heartbeat"),
+        outputs: driving.home.path("outputs"),
+        alive_until_ms: driving.alive_until_ms,
+        signals: true,
+        stop: Stop::default(),
+    };
+    let mut progress = crate::commands::progress::Progress::new(driving.output, &conductor.folded().loaded.steps);
+    let finished = shell.run(conductor, journal, &mut |fact| progress.fact(fact)).map_err(|error| match &error {
+        executor::ExecutorError::Journal(inner) => Problem::journal(inner),
+        other => Problem::new(ExitCode::Bug, Code::FAILURE, chain(other), "backout recover"),
+    })?;
+    progress.done();
+    let Finished { folded, mut journal, head } = finished;
+    let Some(end) = folded.run.ended() else {
+        let code = match &folded.cause {
+            Some((executor::Cause::Stopped, _)) | None => ExitCode::Stopped,
+            Some(_) => ExitCode::RolledBack,
+        };
+        return Ok(Rested { folded, receipt: None, journal, code });
+    };
+    let receipt = make_receipt(driving.home, &folded, end, head.unwrap_or(journal::LogHead { size: 0, root: String::new() }));
+    let envelope = sign_receipt(driving.home, &folded, &receipt)?;
+    let digest = Digest::of(&envelope.unverified_payload().unwrap_or_default());
+    driving.home.keep(digest, &envelope.to_json())?;
+    let entry = Entry { subject: Some(Arc::new(folded.subject.clone())), fact: RecordBody::Receipted { receipt: digest } };
+    journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
+    let code = folded.exit_code(end);
+    Ok(Rested { folded, receipt: Some(receipt), journal, code })
+}
+
+fn make_receipt(_home: &Home, folded: &Folded, end: End, head: journal::LogHead) -> schemas::Receipt {
+    let step_ids: Vec<String> = folded.loaded.steps.iter().map(|step| step.id.clone()).collect();
+    let input = verifier::ReceiptInput {
+        run_id: &folded.subject.run,
+        session: &folded.subject.session,
+        run: &folded.run,
+        step_ids: &step_ids,
+        facts: &folded.facts,
+        decisions: folded.loaded.decisions_digest,
+        approvals: &folded.approvals,
+        log_size: head.size,
+        log_root: &head.root,
+        anchor: "unanchored",
+    };
+    let reason = folded.cause.as_ref().map_or("", |(_, reason)| reason.as_str());
+    let reason = if end == End::Committed { "" } else { reason };
+    verifier::receipt(&input, end, reason, Timestamp::now())
+}
+
+fn sign_receipt(home: &Home, folded: &Folded, receipt: &schemas::Receipt) -> Result<Envelope, Problem> {
+    let subjects = vec![Subject::new("plan", folded.loaded.plan), Subject::new("manifest", folded.manifest)];
+    let payload = Statement::new(subjects, receipt.clone()).to_payload();
+    Ok(Envelope::sign(Statement::<schemas::Receipt>::PAYLOAD_TYPE, &payload, &[&home.key("runner")?]))
+}
+
+/// Opens a run of a manifest: everything that was approved is checked again.
+pub(crate) struct Opening {
+    pub(crate) manifest: Digest,
+    pub(crate) predicate: Manifest,
+    pub(crate) approvals: Vec<Digest>,
+    pub(crate) loaded: Loaded,
+}
+
+/// Checks that a manifest may run now: not expired, not used, nothing changed, approvals there.
+pub(crate) fn admit(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, name: &str) -> Result<Opening, Problem> {
+    let (digest, verified) = find_manifest(journal, home, name)?;
+    let manifest = verified.document().predicate.clone();
+    let now = Timestamp::now();
+    if now >= manifest.expires {
+        let title = format!("the manifest expired at {}", manifest.expires);
+        return Err(Problem::new(ExitCode::Stale, Code::EXPIRED, title, "backout gate PLAN"));
+    }
+    if manifest.policy != BuiltIn.digest() {
+        return Err(Problem::stale("the policy changed since the gate decided"));
+    }
+    if manifest.site != home.site()?.digest() {
+        return Err(Problem::stale("backout.toml changed since the gate decided"));
+    }
+    if manifest.trust_version != home.trust()?.document().version {
+        return Err(Problem::stale("the trust root changed since the gate decided"));
+    }
+    let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
+    let used = records.iter().any(|record| match &record.fact {
+        RecordBody::RunOpened { manifest, .. } | RecordBody::Amended { manifest, .. } => *manifest == digest,
+        _ => false,
+    });
+    if used {
+        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
+    }
+    let approvals = approvals(home, &records, digest, &manifest, now)?;
+    let loaded = load(home, drivers, manifest.plan, manifest.assessment, manifest.decisions)?;
+    Ok(Opening { manifest: digest, predicate: manifest, approvals, loaded })
+}
+
+fn approvals(
+    home: &Home,
+    records: &[schemas::Record],
+    digest: Digest,
+    manifest: &Manifest,
+    now: Timestamp,
+) -> Result<Vec<Digest>, Problem> {
+    let trust = home.trust()?;
+    let role: Role = manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
+    let mut votes = Vec::new();
+    for record in records {
+        let RecordBody::Approved { manifest: about, approval, .. } = &record.fact else { continue };
+        if *about != digest {
+            continue;
+        }
+        let envelope = Envelope::from_json(&home.document(*approval)?).map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
+        let vote: policy::Vote = envelope
+            .verify(trust.document(), &role, now)
+            .map_err(|error| Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve"))?;
+        votes.push(vote);
+    }
+    policy::count(digest, &manifest.environment, &manifest.requester, &manifest.approvals, &votes, now)
+        .map(|counted| counted.approvals)
+        .map_err(|findings| {
+            let exit = if findings.iter().any(|finding| finding.code == Code::REJECTED) { ExitCode::Refused } else { ExitCode::Waiting };
+            let next = format!("backout approve {} --as NAME", digest.short());
+            Problem::findings(exit, "the run may not start yet", findings, next)
+        })
+}
+
+/// A new run: its opening is durable when this returns.
+pub(crate) fn open_run(opening: Opening, on_failure: OnFailure, journal: &mut SqliteJournal) -> Result<Folded, Problem> {
+    let subject = RunSubject {
+        run: format!("run-{}", ulid::Ulid::generate().to_string().to_lowercase()),
+        session: opening.predicate.session.clone(),
+        agent: opening.predicate.requester.clone(),
+        environment: opening.predicate.environment.clone(),
+    };
+    let steps = opening.loaded.steps.len();
+    journal.reserve(steps).map_err(|error| Problem::journal(&error))?;
+    let fact = RecordBody::RunOpened {
+        plan: opening.predicate.plan,
+        manifest: opening.manifest,
+        assessment: opening.predicate.assessment,
+        decisions: opening.predicate.decisions,
+        approvals: opening.approvals.clone(),
+        on_failure,
+        steps: steps as u32,
+    };
+    let entry = Entry { subject: Some(Arc::new(subject.clone())), fact: fact.clone() };
+    journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
+    let mut folded = Folded::open(subject, opening.loaded, opening.manifest, opening.approvals, on_failure);
+    folded.facts.push(fact);
+    Ok(folded)
+}

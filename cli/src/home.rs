@@ -1,0 +1,212 @@
+//! The state folder `.backout`: keys, trust root, site, documents, journal, snapshots. One folder, one journal, one writer.
+
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use journal::{Entry, Journal as _, LogSigner, LogVerifier, SqliteJournal};
+use kernel::DriverSet;
+use schemas::{Digest, Document as _, Envelope, RecordBody, Resource, Role, SecretKey, TrustRoot, Verified};
+use snapshots::Store;
+
+use crate::problem::Problem;
+use crate::site::Site;
+
+/// The state folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    dir: PathBuf,
+}
+
+impl Home {
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// The state folder that is given, or the nearest `.backout` from here upwards.
+    pub(crate) fn find(given: Option<&Path>) -> Result<Self, Problem> {
+        let missing = || Problem::usage("there is no .backout folder here or above", "backout init, or --dir FOLDER");
+        let dir = match given {
+            Some(dir) => dir.to_owned(),
+            None => {
+                let here = std::env::current_dir().map_err(|error| Problem::failure("cannot tell where I am", &error))?;
+                here.ancestors().map(|dir| dir.join(".backout")).find(|dir| dir.is_dir()).ok_or_else(missing)?
+            }
+        };
+        let dir = dir.canonicalize().map_err(|_| missing())?;
+        if dir.join("trust-root.json").is_file() { Ok(Self { dir }) } else { Err(missing()) }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes the folders, readable by their owner alone.
+    pub(crate) fn make_folders(&self) -> Result<(), Problem> {
+        for name in ["keys", "documents", "outputs", "snapshots"] {
+            let path = self.dir.join(name);
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|error| Problem::failure(&format!("cannot create {}", path.display()), &error))?;
+        }
+        Ok(())
+    }
+
+    /// What backout itself lives on: no plan may reach it.
+    pub(crate) fn own(&self) -> Vec<Resource> {
+        vec![Resource::file(self.dir.display().to_string())]
+    }
+
+    pub(crate) fn site(&self) -> Result<Site, Problem> {
+        Site::read(&self.path("backout.toml"))
+    }
+
+    pub(crate) fn store(&self) -> Result<Store, Problem> {
+        Store::open(&self.path("snapshots")).map_err(|error| Problem::snapshot(&error))
+    }
+
+    pub(crate) fn drivers(&self) -> Result<DriverSet, Problem> {
+        Ok(drivers::all(&self.store()?))
+    }
+
+    /// The trust root in force: signed by its own root role, and not older than the newest that the log has seen.
+    pub(crate) fn trust(&self) -> Result<Verified<TrustRoot>, Problem> {
+        let path = self.path("trust-root.json");
+        let bytes = std::fs::read(&path).map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
+        let refuse = |text: String| Problem::identity(format!("the trust root is not good: {text}"), "restore trust-root.json from a copy that its root keys signed");
+        let envelope = Envelope::from_json(&bytes).map_err(|error| refuse(crate::problem::chain(&error)))?;
+        let payload = envelope.unverified_payload().map_err(|error| refuse(error.to_string()))?;
+        let root = TrustRoot::from_payload(&payload).map_err(|error| refuse(error.to_string()))?;
+        envelope.verify(&root, &Role::Root, Timestamp::now()).map_err(|error| refuse(crate::problem::chain(&error)))
+    }
+
+    /// Who checks the log: the key of the log role.
+    pub(crate) fn log_verifier(&self, trust: &TrustRoot) -> Result<LogVerifier, Problem> {
+        let key = trust.holders(&Role::Log).first().and_then(|keyid| trust.key(*keyid));
+        let Some(key) = key else {
+            return Err(Problem::identity("the trust root names no log key", "enrol one"));
+        };
+        LogVerifier::new(&key.public).map_err(|error| Problem::journal(&error))
+    }
+
+    /// The private key `name`.
+    pub(crate) fn key(&self, name: &str) -> Result<SecretKey, Problem> {
+        let path = self.path("keys").join(format!("{name}.key"));
+        let missing = |error: std::io::Error| {
+            Problem::identity(format!("there is no key {name} in {}: {error}", self.path("keys").display()), "backout key list")
+        };
+        let pem = std::fs::read_to_string(&path).map_err(missing)?;
+        SecretKey::from_pem(&pem).map_err(|error| Problem::identity(format!("{}: {error}", path.display()), "backout key new NAME"))
+    }
+
+    /// Opens the journal to read; the whole log is checked.
+    pub(crate) fn journal(&self) -> Result<SqliteJournal, Problem> {
+        let trust = self.trust()?;
+        let verifier = self.log_verifier(trust.document())?;
+        let journal = SqliteJournal::open_to_read(&self.path("journal.db"), verifier).map_err(|error| Problem::journal(&error))?;
+        self.check_pin(&journal, &trust)?;
+        Ok(journal)
+    }
+
+    /// Takes the journal's lease, waiting up to `wait` for another run, and checks the whole log.
+    pub(crate) fn journal_to_write(&self, wait: std::time::Duration) -> Result<SqliteJournal, Problem> {
+        let trust = self.trust()?;
+        let started = std::time::Instant::now();
+        loop {
+            let signer = LogSigner::new(&self.key("log")?).map_err(|error| Problem::journal(&error))?;
+            match SqliteJournal::open_to_write(&self.path("journal.db"), signer, Timestamp::now()) {
+                Err(journal::JournalError::Busy { .. }) if started.elapsed() < wait => {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+                Err(error) => return Err(Problem::journal(&error)),
+                Ok(journal) => {
+                    self.check_pin(&journal, &trust)?;
+                    return Ok(journal);
+                }
+            }
+        }
+    }
+
+    /// A trust root that is older than one that the log has seen, or another one of the same version, is refused.
+    fn check_pin(&self, journal: &SqliteJournal, trust: &Verified<TrustRoot>) -> Result<(), Problem> {
+        let mut newest: Option<(u64, Digest)> = None;
+        let scanned = journal.scan(0, |_, body| {
+            if body.windows(14).any(|part| part == b"\"trust_pinned\"")
+                && let Ok(record) = serde_json::from_slice::<schemas::Record>(body)
+                && let RecordBody::TrustPinned { version, digest } = record.fact
+            {
+                newest = newest.max(Some((version, digest)));
+            }
+            Ok(())
+        });
+        scanned.map_err(|error| Problem::journal(&error))?;
+        let here = (trust.document().version, trust.digest());
+        match newest {
+            Some(newest) if newest.0 > here.0 || (newest.0 == here.0 && newest.1 != here.1) => Err(Problem::identity(
+                format!("the log has seen trust root version {} and this one is version {}", newest.0, here.0),
+                "restore the newest trust-root.json",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends one fact that belongs to no run.
+    pub(crate) fn note(&self, fact: RecordBody) -> Result<(), Problem> {
+        let mut journal = self.journal_to_write(std::time::Duration::from_secs(15))?;
+        let entry = Entry { subject: None, fact };
+        journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
+        journal.release().map_err(|error| Problem::journal(&error))
+    }
+
+    /// Keeps a document under its digest, durably.
+    pub(crate) fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), Problem> {
+        let path = self.path("documents").join(format!("{}.json", digest.hex()));
+        write_durably(&path, bytes, 0o600).map_err(|error| Problem::failure(&format!("cannot write {}", path.display()), &error))
+    }
+
+    /// A document by digest: its stored bytes, not yet held against the digest.
+    pub(crate) fn document(&self, digest: Digest) -> Result<Vec<u8>, Problem> {
+        let path = self.path("documents").join(format!("{}.json", digest.hex()));
+        std::fs::read(&path).map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))
+    }
+
+    /// The payload of a kept envelope, held against its digest.
+    pub(crate) fn payload(&self, digest: Digest) -> Result<Vec<u8>, Problem> {
+        let broken = |text: &str| {
+            let title = format!("document {} is not what was kept: {text}", digest.short());
+            Problem::new(schemas::ExitCode::Integrity, schemas::Code::INTEGRITY, title, "restore .backout/documents from a copy")
+        };
+        let envelope = Envelope::from_json(&self.document(digest)?).map_err(|_| broken("not an envelope"))?;
+        let payload = envelope.unverified_payload().map_err(|_| broken("not base64"))?;
+        if Digest::of(&payload) == digest { Ok(payload) } else { Err(broken("another digest")) }
+    }
+
+    /// A kept document that is no envelope, held against its digest.
+    pub(crate) fn plain(&self, digest: Digest) -> Result<Vec<u8>, Problem> {
+        let bytes = self.document(digest)?;
+        if Digest::of(&bytes) == digest {
+            return Ok(bytes);
+        }
+        let title = format!("document {} is not what was kept", digest.short());
+        Err(Problem::new(schemas::ExitCode::Integrity, schemas::Code::INTEGRITY, title, "restore .backout/documents from a copy"))
+    }
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let temporary = folder.join(format!(".{}.tmp", ulid::Ulid::generate()));
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.and_then(|()| std::fs::File::open(folder)?.sync_all())
+}

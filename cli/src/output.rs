@@ -1,0 +1,136 @@
+//! How things are shown: data on standard output, the rest on standard error, colour only for people.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use schemas::{Finding, Severity};
+use serde::Serialize;
+
+use crate::commands::Global;
+use crate::problem::Problem;
+
+/// The form of what is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Pretty,
+    /// One JSON object.
+    Json,
+    /// One JSON object a line, as things happen; the first has `type` `version`, the last `result`.
+    Jsonl,
+}
+
+/// Where and how to print.
+pub(crate) struct Output {
+    format: Format,
+    colour: bool,
+    pub(crate) progress: bool,
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        let env = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let terminal = std::io::stderr().is_terminal();
+        let colour = !env("NO_COLOR") && (env("CLICOLOR_FORCE") || terminal);
+        let output = Self { format: global.format, colour, progress: terminal && global.format == Format::Pretty };
+        if output.format == Format::Jsonl {
+            output.line(&serde_json::json!({"type": "version", "version": env!("CARGO_PKG_VERSION"), "format": 1}));
+        }
+        output
+    }
+
+    pub(crate) fn is_pretty(&self) -> bool {
+        self.format == Format::Pretty
+    }
+
+    /// The result of a command: a text for people, or an object.
+    pub(crate) fn result<T: Serialize>(&self, value: &T, pretty: impl FnOnce() -> String) {
+        match self.format {
+            Format::Pretty => self.print(&pretty()),
+            Format::Json => self.print(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")),
+            Format::Jsonl => self.line(&tagged("result", value)),
+        }
+    }
+
+    /// Something that happened, for machines only.
+    pub(crate) fn event<T: Serialize>(&self, kind: &str, value: &T) {
+        if self.format == Format::Jsonl {
+            self.line(&tagged(kind, value));
+        }
+    }
+
+    /// A remark for people.
+    pub(crate) fn note(&self, text: &str) {
+        if self.is_pretty() {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    fn line(&self, value: &serde_json::Value) {
+        self.print(&format!("{value}\n"));
+    }
+
+    /// A reader that went away is no failure of ours.
+    fn print(&self, text: &str) {
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        let _ = std::io::stdout().flush();
+    }
+
+    /// A problem: on standard error for people, on standard output for machines.
+    pub(crate) fn problem(&self, problem: &Problem) {
+        match self.format {
+            Format::Pretty => {
+                let _ = std::io::stderr().write_all(self.problem_text(problem).as_bytes());
+            }
+            Format::Json => self.print(&(serde_json::to_string_pretty(problem).unwrap_or_default() + "\n")),
+            Format::Jsonl => self.line(&tagged("result", problem)),
+        }
+    }
+
+    fn problem_text(&self, problem: &Problem) -> String {
+        let mut out = format!("{} {}\n", self.red(&format!("{}:", problem.kind)), problem.title);
+        for finding in &problem.findings {
+            out.push_str(&self.finding(finding));
+        }
+        out.push_str(&format!("next: {}\n", problem.next));
+        out
+    }
+
+    /// One finding in a few lines.
+    pub(crate) fn finding(&self, finding: &Finding) -> String {
+        let word = match finding.severity {
+            Severity::Error => self.red("error"),
+            Severity::Warning => "warning".to_owned(),
+        };
+        let step = finding.step.as_ref().map_or(String::new(), |step| format!(" step {step}"));
+        let rules = if finding.rules.is_empty() { String::new() } else { format!(" by {}", finding.rules.join(", ")) };
+        let place = if finding.pointer.is_empty() { String::new() } else { format!(" at {}", finding.pointer) };
+        format!("  {word} {}{step}{place}{rules}\n    {}\n    -> {}\n", finding.code, finding.detail, finding.hint)
+    }
+
+    pub(crate) fn red(&self, text: &str) -> String {
+        if self.colour { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+fn tagged<T: Serialize>(kind: &str, value: &T) -> serde_json::Value {
+    let mut out = serde_json::Map::from_iter([("type".to_owned(), kind.into())]);
+    match serde_json::to_value(value).unwrap_or_default() {
+        serde_json::Value::Object(fields) => {
+            // A problem names its own type: it is the page about it.
+            out.extend(fields.into_iter().map(|(name, value)| if name == "type" { ("problem".to_owned(), value) } else { (name, value) }));
+        }
+        other => drop(out.insert("value".to_owned(), other)),
+    }
+    serde_json::Value::Object(out)
+}
+
+/// A table without lines, for people.
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(head.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
