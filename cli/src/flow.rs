@@ -69,14 +69,26 @@ pub(crate) fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Resu
 }
 
 /// Looks at the world for every step, writing nothing.
-pub(crate) fn assess(planned: &Planned, drivers: &DriverSet, digest: Digest) -> Result<Assessment, Vec<Finding>> {
+pub(crate) fn assess(
+    planned: &Planned,
+    drivers: &DriverSet,
+    digest: Digest,
+    corrects: Option<&Corrected>,
+) -> Result<Assessment, Vec<Finding>> {
     let mut steps: Vec<StepAssessment> = Vec::with_capacity(planned.steps.len());
     let mut findings = Vec::new();
     for step in &planned.steps {
         let Some(driver) = drivers.for_step(&step.uses) else { continue };
+        if let Some(kept) = corrects.and_then(|corrects| corrects.kept.get(&step.ix)) {
+            steps.push(kept.clone());
+            continue;
+        }
         match driver.probe(step, &planned.priors(step.ix)) {
             Ok(mut assessed) => {
                 assessed.class = assessed.class.max(step.lowered.class);
+                if let Some(corrects) = corrects {
+                    corrects.blur(step, &mut assessed);
+                }
                 steps.push(assessed);
             }
             Err(error) => {
@@ -89,6 +101,34 @@ pub(crate) fn assess(planned: &Planned, drivers: &DriverSet, digest: Digest) -> 
     if findings.is_empty() { Ok(Assessment { plan: digest, taken: Timestamp::now(), steps }) } else { Err(findings) }
 }
 
+/// What a corrected plan finds of the run that it corrects.
+pub(crate) struct Corrected {
+    /// Assessments of the steps that stay, by their place in the corrected plan.
+    kept: std::collections::BTreeMap<kernel::StepIx, StepAssessment>,
+    /// What the steps that do not stay wrote: it is undone before the corrected plan goes on.
+    undone: Vec<schemas::Resource>,
+}
+
+impl Corrected {
+    fn of(folded: &Folded, old: &Plan, new: &Plan) -> Self {
+        let kept = verifier::keepable(&folded.run, &old.steps, &new.steps);
+        let stays = |ix: kernel::StepIx| kept.iter().any(|(old, _)| *old == ix);
+        let goes = folded.loaded.steps.iter().filter(|step| folded.run.state(step.ix).is_live() && !stays(step.ix));
+        let undone = goes.flat_map(|step| step.lowered.writes.clone()).collect();
+        let assessed = |(old, new): &verifier::Kept| Some((*new, folded.loaded.assessed.get(old.at())?.clone()));
+        Self { kept: kept.iter().filter_map(assessed).collect(), undone }
+    }
+
+    /// What is seen of a resource that is about to be undone is not what the step will find.
+    fn blur(&self, step: &kernel::StepSpec, assessed: &mut StepAssessment) {
+        let touched = step.lowered.writes.iter().chain(&step.lowered.reads);
+        if touched.into_iter().any(|resource| self.undone.iter().any(|undone| undone.overlaps(resource))) {
+            assessed.fingerprints.clear();
+            assessed.notes.push("acts on what is undone first, which could not be seen".to_owned());
+        }
+    }
+}
+
 /// A manifest as it was issued.
 pub(crate) struct Gated {
     pub(crate) digest: Digest,
@@ -98,17 +138,18 @@ pub(crate) struct Gated {
 }
 
 /// Check, assess, decide, sign. A refusal is a record like any other.
-pub(crate) fn gate(home: &Home, bytes: &[u8]) -> Result<Gated, Problem> {
+pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Gated, Problem> {
     let trust = home.trust()?;
     let read = read_plan(bytes, Some(trust.document()))?;
-    let Some(signer) = read.signer else {
+    let Some(signer) = read.signer.clone() else {
         return Err(Problem::identity("the plan is not signed", "backout plan sign PLAN --as AGENT"));
     };
     if signer.owner != read.plan.agent {
         let title = format!("the plan names agent {} and was signed by {}", read.plan.agent, signer.owner);
         return Err(Problem::identity(title, "name the agent whose key signs"));
     }
-    let outcome = decide(home, read.plan, read.digest, &signer, trust.document(), bytes);
+    let corrects = replay.map(|name| corrected(home, name, &read.plan)).transpose()?;
+    let outcome = decide(home, &read, &signer, trust.document(), bytes, corrects.as_ref());
     if let Err(problem) = &outcome
         && !problem.findings.is_empty()
     {
@@ -121,18 +162,28 @@ pub(crate) fn gate(home: &Home, bytes: &[u8]) -> Result<Gated, Problem> {
     outcome
 }
 
+fn corrected(home: &Home, name: &str, plan: &Plan) -> Result<Corrected, Problem> {
+    let (journal, drivers) = (home.journal()?, home.drivers()?);
+    let line = crate::commands::find_run(&journal, name)?;
+    let folded = folded(home, &drivers, &journal, &line.run)?;
+    let old = planner::parse(&home.payload(folded.loaded.plan)?)
+        .map_err(|findings| Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify"))?;
+    Ok(Corrected::of(&folded, &old, plan))
+}
+
 fn decide(
     home: &Home,
-    plan: Plan,
-    digest: Digest,
+    read: &ReadPlan,
     signer: &schemas::Signer,
     trust: &TrustRoot,
     bytes: &[u8],
+    corrects: Option<&Corrected>,
 ) -> Result<Gated, Problem> {
+    let digest = read.digest;
     let (site, drivers) = (home.site()?, home.drivers()?);
-    let facts = Arc::new(site.facts(&plan.environment)?);
-    let planned = check(plan, &drivers, &facts)?;
-    let assessed = assess(&planned, &drivers, digest);
+    let facts = Arc::new(site.facts(&read.plan.environment)?);
+    let planned = check(read.plan.clone(), &drivers, &facts)?;
+    let assessed = assess(&planned, &drivers, digest, corrects);
     let assessment = assessed.map_err(|findings| Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN"))?;
     let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
     let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;

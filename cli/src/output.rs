@@ -66,6 +66,11 @@ impl Output {
         }
     }
 
+    /// A line for people.
+    pub(crate) fn print_line(&self, text: &str) {
+        self.print(&format!("{text}\n"));
+    }
+
     fn line(&self, value: &serde_json::Value) {
         self.print(&format!("{value}\n"));
     }

@@ -4,6 +4,7 @@
 
 mod command;
 mod file;
+mod folders;
 mod git;
 mod paths;
 mod preview;

@@ -309,7 +309,9 @@ impl Conductor {
         for effect in self.folded.run.effects() {
             let fits = match effect {
                 Effect::Apply(ix) if self.is_light(ix) => busy < self.slots.jobs + self.slots.ahead,
-                Effect::Apply(_) | Effect::Undo(_) => busy < self.slots.jobs,
+                Effect::Apply(_) => busy < self.slots.jobs,
+                // One after the other, the last one first.
+                Effect::Undo(_) => busy == 0,
                 Effect::Prepare(ix) if self.is_light(ix) => busy + self.preparing < self.slots.jobs + self.slots.ahead,
                 Effect::Prepare(_) => busy + self.preparing < self.slots.jobs,
                 Effect::Observe(_) | Effect::Verify(_) | Effect::ObserveUndo(_) => self.in_flight.len() < self.slots.jobs * 4 + self.slots.ahead,
@@ -327,8 +329,15 @@ impl Conductor {
         }
         match found {
             None => Ok(None),
+            Some(Effect::Undo(found)) => self.enact(Effect::Undo(self.last_to_undo().unwrap_or(found))),
             Some(effect) => self.enact(effect),
         }
+    }
+
+    /// Of the steps that may be undone now the one that began to act last.
+    fn last_to_undo(&self) -> Option<StepIx> {
+        let run = &self.folded.run;
+        self.folded.acted.iter().rev().copied().find(|ix| run.may_undo(*ix) && !self.in_flight.contains(ix))
     }
 
     fn enact(&mut self, effect: Effect) -> Result<Option<Order>, IllegalEvent> {

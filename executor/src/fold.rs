@@ -44,6 +44,8 @@ pub enum Cause {
     Stopped,
     /// A step ran out of time.
     TimedOut,
+    /// The process that ran it was gone.
+    Crashed,
     /// Somebody asked for it to be undone.
     Asked,
 }
@@ -71,6 +73,8 @@ pub struct Folded {
     pub on_failure: OnFailure,
     /// All facts, in order.
     pub facts: Vec<RecordBody>,
+    /// Steps in the order in which they began to act: they are undone in the reverse of it.
+    pub acted: Vec<StepIx>,
 }
 
 /// Why records do not tell a run.
@@ -127,6 +131,7 @@ impl Folded {
             manifest,
             on_failure,
             facts: Vec::new(),
+            acted: Vec::new(),
             loaded,
         }
     }
@@ -147,6 +152,9 @@ impl Folded {
     pub(crate) fn take_event(&mut self, fact: &RecordBody) -> Result<(), IllegalEvent> {
         if let Some(event) = Event::of_record(fact) {
             self.run.handle(&event)?;
+        }
+        if let RecordBody::ApplyStarted { step, .. } = fact {
+            self.acted.push(StepIx(*step));
         }
         self.keep_images(fact);
         self.keep_cause(fact);
@@ -189,6 +197,7 @@ impl Folded {
             RecordBody::ChecksFailed { reasons } => (Cause::Failed, reasons.join("; ")),
             RecordBody::Halted { cause, timed_out: true } => (Cause::TimedOut, cause.clone()),
             RecordBody::Halted { cause, .. } => (Cause::Stopped, cause.clone()),
+            RecordBody::UndoRequested { by } if by == "recover" => (Cause::Crashed, "the process that ran it was gone".to_owned()),
             RecordBody::UndoRequested { by } => (Cause::Asked, format!("undo asked for by {by}")),
             RecordBody::ResumeRequested { .. } => {
                 self.cause = None;
@@ -222,6 +231,8 @@ impl Folded {
                 to.clone_from(from);
             }
         }
+        let new_of = |old: &StepIx| kept.iter().find(|(from, _)| *from == old.0).map(|(_, to)| StepIx(*to));
+        next.acted = self.acted.iter().filter_map(new_of).collect();
         next.facts = std::mem::take(&mut self.facts);
         *self = next;
         Ok(())

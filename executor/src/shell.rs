@@ -265,13 +265,13 @@ impl Engine<'_> {
         let (drivers, stoppable, steady) = (self.shell.drivers.clone(), self.stoppable.clone(), self.steady.clone());
         let outputs = self.shell.outputs.clone();
         if light {
-            let message = work.perform(&drivers, &stoppable, &steady, &outputs);
+            let message = work.perform_safely(&drivers, &stoppable, &steady, &outputs);
             return Ok(self.conductor.on(message)?);
         }
         self.in_flight += 1;
         let messages = self.messages.clone();
         tokio::task::spawn_blocking(move || {
-            let message = work.perform(&drivers, &stoppable, &steady, &outputs);
+            let message = work.perform_safely(&drivers, &stoppable, &steady, &outputs);
             // Nobody listens any more only when the run was given up after the journal failed.
             let _ = messages.blocking_send(message);
         });

@@ -74,6 +74,25 @@ impl Work {
         matches!(self, Self::Apply(..) | Self::Undo(..))
     }
 
+    /// Does it, and turns a panic of a driver into a failure: a message that never came would hang the run.
+    pub fn perform_safely(self, drivers: &DriverSet, stoppable: &Scope, steady: &Scope, outputs: &Path) -> Message {
+        let about = self.about();
+        let work = std::panic::AssertUnwindSafe(|| self.perform(drivers, stoppable, steady, outputs));
+        std::panic::catch_unwind(work).unwrap_or_else(|_| about.panicked())
+    }
+
+    fn about(&self) -> About {
+        match self {
+            Self::Prepare(step) => About::Prepare(step.ix),
+            Self::Apply(step, ..) => About::Apply(step.ix),
+            Self::Observe(step, ..) => About::Observe(step.ix),
+            Self::Verify(step, _) => About::Verify(step.ix),
+            Self::Undo(step, ..) => About::Undo(step.ix),
+            Self::ObserveUndo(step, _) => About::ObserveUndo(step.ix),
+            Self::Checks(..) => About::Checks,
+        }
+    }
+
     /// Does it. `stoppable` ends what acts forward; looking and undoing are never cut short by a stop.
     pub fn perform(self, drivers: &DriverSet, stoppable: &Scope, steady: &Scope, outputs: &Path) -> Message {
         let missing = |step: &StepSpec| DriverError::Refused(format!("no driver for {}", step.uses));
@@ -109,6 +128,36 @@ impl Work {
                 let (passed, failed) = verifier::run_checks(drivers, &checks, &facts, steady);
                 Message::Checked(passed, failed)
             }
+        }
+    }
+}
+
+/// What is left of a piece of work when its driver panicked.
+enum About {
+    Prepare(StepIx),
+    Apply(StepIx),
+    Observe(StepIx),
+    Verify(StepIx),
+    Undo(StepIx),
+    ObserveUndo(StepIx),
+    Checks,
+}
+
+impl About {
+    fn panicked(self) -> Message {
+        let text = "the driver panicked, which is a bug in backout".to_owned();
+        let error = || DriverError::Tool(text.clone());
+        let unclear = || Sighting::Unclear { detail: text.clone() };
+        match self {
+            Self::Prepare(ix) => Message::Prepared(ix, Err(error())),
+            Self::Apply(ix) => Message::Applied(ix, Err(error()), 0),
+            Self::Observe(ix) => Message::Observed(ix, unclear()),
+            Self::Verify(ix) => {
+                Message::Verified(ix, Verification { after: None, changes: vec![], checks: vec![], reasons: vec![text] })
+            }
+            Self::Undo(ix) => Message::Undone(ix, Err(error().into())),
+            Self::ObserveUndo(ix) => Message::UndoObserved(ix, unclear()),
+            Self::Checks => Message::Checked(Vec::new(), vec![text]),
         }
     }
 }

@@ -328,7 +328,8 @@ impl Run {
         self.graph.pivot(ix).is_none_or(|after| self.count(StepState::Verified) + 1 + after as usize == self.graph.len())
     }
 
-    fn may_undo(&self, ix: StepIx) -> bool {
+    /// Whether the laws allow that `ix` is undone now.
+    pub fn may_undo(&self, ix: StepIx) -> bool {
         let settled = self.count(StepState::Applying) == 0 && self.count(StepState::InDoubt) == 0;
         let is_culprit = self.culprit == Some(ix);
         self.mode == Mode::Back
@@ -337,6 +338,7 @@ impl Run {
             && self.graph.pivot(ix).is_none()
             && !self.is_kept(ix)
             && self.frontier.live_dependents(ix) == 0
+            && matches!(self.state(ix), StepState::Applied | StepState::Verified)
     }
 
     /// Whether the failed step is still on its way back, so that the others wait.

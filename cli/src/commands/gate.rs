@@ -16,6 +16,9 @@ use crate::problem::Problem;
 pub(crate) struct GateArgs {
     /// The signed plan
     plan: PathBuf,
+    /// The halted session or run that the plan corrects: its verified steps that stay the same are not looked at again
+    #[arg(long, value_name = "RUN")]
+    replay: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -30,7 +33,7 @@ struct Issued<'a> {
 
 pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let bytes = read_input(&args.plan, Limits::ENVELOPE_BYTES)?;
-    let gated = flow::gate(home, &bytes)?;
+    let gated = flow::gate(home, &bytes, args.replay.as_deref())?;
     let manifest = &gated.manifest;
     let issued = Issued {
         manifest: gated.digest,

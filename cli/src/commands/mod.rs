@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use schemas::ExitCode;
 
 use crate::home::Home;
+pub(crate) use recover::find as find_run;
 use crate::output::{Format, Output};
 use crate::problem::Problem;
 

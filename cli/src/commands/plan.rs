@@ -147,7 +147,7 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
 
 fn show(path: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let ready = ready(path, home)?;
-    let assessment = flow::assess(&ready.planned, &home.drivers()?, ready.digest)
+    let assessment = flow::assess(&ready.planned, &home.drivers()?, ready.digest, None)
         .map_err(|findings| Problem::findings(ExitCode::Refused, "the plan could not be looked at", findings, "mend the plan or the world"))?;
     output.result(&assessment, || assessed(&ready.planned.plan, &assessment));
     Ok(ExitCode::Done)

@@ -25,6 +25,7 @@ use self::lower::Way;
 use self::params::{Run, Succeeds};
 use self::process::Program;
 use crate::file::kernel_detail;
+use crate::folders::{FolderTimes, put_back, times_around};
 use crate::paths::{place, placed, snapshot_failed};
 
 /// Milliseconds that a step has where the plan does not say.
@@ -55,6 +56,7 @@ struct Watched {
     root: PathBuf,
     paths: Vec<PathBuf>,
     snapshot: SnapshotRef,
+    folders: FolderTimes,
 }
 
 /// What the step left.
@@ -279,7 +281,8 @@ impl Driver for Command {
         for (root, paths) in declared(step)? {
             let opened = Root::open(&root).map_err(snapshot_failed)?;
             let (snapshot, _) = self.store.capture(&opened, &paths, None).map_err(snapshot_failed)?;
-            before.watched.push(Watched { root, paths, snapshot });
+            let folders = times_around(&opened, paths.iter().map(PathBuf::as_path))?;
+            before.watched.push(Watched { root, paths, snapshot, folders });
         }
         if !way.captures.is_empty() {
             let captured = capture(step, &params, &way, scope)?;
@@ -342,6 +345,7 @@ impl Driver for Command {
             let was = self.store.tree(&watched.snapshot).map_err(snapshot_failed)?;
             let now = scan(&root, &watched.paths, Some(&was)).map_err(snapshot_failed)?;
             restore(&self.store, &root, &watched.paths, &watched.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+            put_back(&root, &watched.folders)?;
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshots::{Entry, Node, Root, SnapshotRef, Store, Tree, restore, scan};
 
+use crate::folders::{FolderTimes, put_back, times_around};
 use crate::paths::snapshot_failed;
 
 pub(crate) use self::checks::params as check_params;
@@ -43,8 +44,8 @@ struct Before {
     snapshot: SnapshotRef,
     /// What each name is to be, blind to times.
     meant: BTreeMap<String, String>,
-    /// Times of the folders that the names are in: seconds and nanoseconds.
-    folders: Vec<(PathBuf, i64, u32)>,
+    /// Times of the folders that the names are in.
+    folders: FolderTimes,
 }
 
 /// What the step left, by name.
@@ -138,7 +139,7 @@ impl Driver for File {
         let read = |path: &Path| self.stored(&snapshot, path);
         let goals = io::goals(step, root.path(), &tree, &read)?;
         let meant = goals.iter().map(|goal| (key(&goal.entry.path), goal.entry.content_fingerprint())).collect();
-        let folders = folder_times(&root, goals.iter().map(|goal| goal.entry.path.as_path()))?;
+        let folders = times_around(&root, goals.iter().map(|goal| goal.entry.path.as_path()))?;
         let fingerprints = fingerprints(root.path(), &tree, &goals);
         let root = root.path().to_owned();
         BeforeImage::new(fingerprints, &Before { root, paths, snapshot, meant, folders })
@@ -186,7 +187,7 @@ impl Driver for File {
             return Err(UndoError::Clobber(conflicts));
         }
         restore(&self.store, &root, &before.paths, &before.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
-        put_folder_times_back(&root, &before.folders)?;
+        put_back(&root, &before.folders)?;
         Ok(())
     }
 
@@ -352,32 +353,6 @@ fn fingerprints(root: &Path, tree: &Tree, goals: &[io::Goal]) -> BTreeMap<String
             (format!("file:{}", root.join(path).display()), entry.fingerprint())
         })
         .collect()
-}
-
-fn folder_times<'a>(root: &Root, paths: impl Iterator<Item = &'a Path>) -> Result<Vec<(PathBuf, i64, u32)>, DriverError> {
-    let folders: std::collections::BTreeSet<&Path> = paths.filter_map(Path::parent).collect();
-    let mut out = Vec::new();
-    for folder in folders {
-        if let Some(stat) = root.stat(folder).map_err(snapshot_failed)? {
-            out.push((folder.to_owned(), stat.st_mtime, stat.st_mtime_nsec as u32));
-        }
-    }
-    Ok(out)
-}
-
-fn put_folder_times_back(root: &Root, folders: &[(PathBuf, i64, u32)]) -> Result<(), DriverError> {
-    use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
-    for (folder, seconds, nanos) in folders {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let Ok(fd) = root.open_beneath(folder, flags, Mode::empty()) else { continue };
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec: *seconds, tv_nsec: i64::from(*nanos) },
-        };
-        rustix::fs::futimens(&fd, &times)
-            .map_err(|errno| DriverError::io(format!("cannot set the time of {}", folder.display()), errno))?;
-    }
-    Ok(())
 }
 
 fn clear_temporaries(root: &Root, folder: &Path, run: &str) -> Result<u32, DriverError> {

@@ -28,6 +28,7 @@ use snapshots::{Root, SnapshotRef, Store, restore, scan};
 use self::change::{GitChange, RefMove, failed, resolve, work_out};
 use self::params::{Commit, DeleteRef, Merge, Push, RefCheck, Revert, SetRef};
 use crate::file::kernel_detail;
+use crate::folders::{FolderTimes, put_back, times_around};
 use crate::paths::{place_or_finding, placed, snapshot_failed};
 
 /// The kind.
@@ -54,6 +55,7 @@ struct Files {
     root: PathBuf,
     paths: Vec<PathBuf>,
     snapshot: SnapshotRef,
+    folders: FolderTimes,
     /// What the index said, by content.
     index_before: String,
     /// What it is to say.
@@ -465,6 +467,7 @@ impl Driver for Git {
             let was = self.store.tree(&files.snapshot).map_err(snapshot_failed)?;
             let now = scan(&root, &files.paths, Some(&was)).map_err(snapshot_failed)?;
             restore(&self.store, &root, &files.paths, &files.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+            put_back(&root, &files.folders)?;
         }
         Ok(())
     }
@@ -511,6 +514,7 @@ fn before_making(before: &Before, repo: &Repository) -> Result<(Vec<Standing>, V
         root: files.root.clone(),
         paths: Vec::new(),
         snapshot: files.snapshot.clone(),
+        folders: Vec::new(),
         index_before: files.index_before.clone(),
         index_meant: files.index_meant.clone(),
     });
@@ -527,9 +531,10 @@ impl Git {
         paths.extend(change.files.iter().filter(|_| change.checkout).cloned());
         let root = Root::open(workdir).map_err(snapshot_failed)?;
         let (snapshot, _) = self.store.capture(&root, &paths, None).map_err(snapshot_failed)?;
+        let folders = times_around(&root, paths.iter().map(PathBuf::as_path))?;
         let index_before = index_digest(repo)?;
         let index_meant = digest_entries(meant_index(repo, change)?.iter());
-        Ok(Files { root: workdir.to_owned(), paths, snapshot, index_before, index_meant })
+        Ok(Files { root: workdir.to_owned(), paths, snapshot, folders, index_before, index_meant })
     }
 
     /// Makes the objects that were tried out in memory, now for good: the same inputs give the same ids.

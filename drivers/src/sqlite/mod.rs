@@ -199,7 +199,7 @@ impl Sqlite {
         let folder = tempdir_in(self.store.folder(), &scope.run)?;
         let path = folder.join("backup.db");
         let copied = Connection::open(&path).and_then(|mut copy| {
-            Backup::new(db, &mut copy).and_then(|backup| backup.run_to_completion(-1, Duration::from_millis(1), None))
+            Backup::new(db, &mut copy).and_then(|backup| backup.run_to_completion(i32::MAX, Duration::from_millis(1), None))
         });
         let captured = copied.map_err(failed("back up to", &path)).and_then(|()| {
             let root = Root::open(&folder).map_err(snapshot_failed)?;

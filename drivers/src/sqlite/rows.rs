@@ -98,6 +98,20 @@ impl Table {
         db.prepare_cached(&sql)?.execute(params_from_iter(key)).map(|_| ())
     }
 
+    /// Gives a row that is now `from` the values of `to`, which has the same key.
+    pub(super) fn update(&self, db: &Connection, to: &[Value], from: &[Value]) -> rusqlite::Result<()> {
+        let skip = self.key.len();
+        let pairs = self.columns.iter().zip(to.iter().skip(skip).zip(from.iter().skip(skip)));
+        let differing: Vec<(&String, &Value)> = pairs.filter(|(_, (to, from))| to != from).map(|(name, (to, _))| (name, to)).collect();
+        if differing.is_empty() {
+            return Ok(());
+        }
+        let columns: Vec<String> = differing.iter().map(|(name, _)| format!("{} = ?", quoted(name))).collect();
+        let sql = format!("UPDATE main.{} SET {} WHERE {}", quoted(&self.name), columns.join(", "), self.key_is());
+        let values = differing.iter().map(|(_, value)| *value).chain(self.key_of(to));
+        db.prepare_cached(&sql)?.execute(params_from_iter(values)).map(|_| ())
+    }
+
     pub(super) fn insert(&self, db: &Connection, row: &[Value]) -> rusqlite::Result<()> {
         // The columns of a key that are listed among the values are inserted once.
         let named: Vec<(String, &Value)> = self.key.iter().chain(&self.columns).cloned().zip(row).collect();
@@ -256,52 +270,70 @@ pub(super) fn unpack(mut input: &[u8]) -> Option<Vec<RowChange>> {
 /// BLAKE3 over the schema and all rows: equal for equal contents, whatever the file looks like.
 pub(super) fn content_digest(db: &Connection) -> rusqlite::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let mut feed = |values: &[Value]| {
-        let bytes = encoded(values);
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(&bytes);
-    };
-    let schema = "SELECT type, name, tbl_name, ifnull(sql, '') FROM main.sqlite_schema ORDER BY type, name";
-    for_each_row(db, schema, &mut feed)?;
+    feed_rows(db, SCHEMA, &mut hasher)?;
     for pragma in ["PRAGMA main.user_version", "PRAGMA main.application_id"] {
-        for_each_row(db, pragma, &mut feed)?;
+        feed_rows(db, pragma, &mut hasher)?;
     }
-    let names = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow') \
+    let names = "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow') \
                  AND name NOT IN ('sqlite_schema') AND name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\' ORDER BY name";
     let mut statement = db.prepare(names)?;
-    let names: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
-        feed(&[Value::Text(name.clone())]);
-        let without_rowid: bool =
-            db.query_row("SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1", [&name], |row| row.get(0))?;
-        let table = table(db, name.clone(), without_rowid)?;
-        let (list, order) = match table {
+    let names: Vec<(String, bool)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (name, without_rowid) in names {
+        feed(&mut hasher, 3, name.as_bytes());
+        let (list, order) = match table(db, name.clone(), without_rowid)? {
             Some(table) => (table.list(""), table.key.iter().map(|k| quoted(k)).collect::<Vec<_>>().join(", ")),
             None => ("*".to_owned(), "1".to_owned()),
         };
-        for_each_row(db, &format!("SELECT {list} FROM main.{} ORDER BY {order}", quoted(&name)), &mut feed)?;
+        feed_rows(db, &format!("SELECT {list} FROM main.{} ORDER BY {order}", quoted(&name)), &mut hasher)?;
     }
     Ok(format!("blake3:{}", hasher.finalize().to_hex()))
 }
+
+const SCHEMA: &str = "SELECT type, name, tbl_name, ifnull(sql, '') FROM main.sqlite_schema ORDER BY type, name";
 
 /// BLAKE3 over the schema alone.
 pub(super) fn schema_digest(db: &Connection) -> rusqlite::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let sql = "SELECT type, name, tbl_name, ifnull(sql, '') FROM main.sqlite_schema ORDER BY type, name";
-    for_each_row(db, sql, &mut |values| {
-        hasher.update(&encoded(values));
-    })?;
+    feed_rows(db, SCHEMA, &mut hasher)?;
     Ok(format!("blake3:{}", hasher.finalize().to_hex()))
 }
 
-fn for_each_row(db: &Connection, sql: &str, visit: &mut impl FnMut(&[Value])) -> rusqlite::Result<()> {
+/// Feeds every value with its type and length, and every row with its end.
+fn feed_rows(db: &Connection, sql: &str, hasher: &mut blake3::Hasher) -> rusqlite::Result<()> {
+    use rusqlite::types::ValueRef;
     let mut statement = db.prepare(sql)?;
     let width = statement.column_count();
     let mut rows = statement.query([])?;
+    // One buffer for many rows: feeding a hash a few bytes at a time is slow.
+    let mut buffer = Vec::with_capacity(96 * 1024);
+    let put = |tag: u8, bytes: &[u8], buffer: &mut Vec<u8>| {
+        buffer.push(tag);
+        buffer.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        buffer.extend_from_slice(bytes);
+    };
     while let Some(row) = rows.next()? {
-        visit(&values(row, 0, width)?);
+        for at in 0..width {
+            match row.get_ref(at)? {
+                ValueRef::Null => put(0, &[], &mut buffer),
+                ValueRef::Integer(number) => put(1, &number.to_le_bytes(), &mut buffer),
+                ValueRef::Real(number) => put(2, &number.to_bits().to_le_bytes(), &mut buffer),
+                ValueRef::Text(text) => put(3, text, &mut buffer),
+                ValueRef::Blob(bytes) => put(4, bytes, &mut buffer),
+            }
+        }
+        put(5, &[], &mut buffer);
+        if buffer.len() > 64 * 1024 {
+            hasher.update(&buffer);
+            buffer.clear();
+        }
     }
+    hasher.update(&buffer);
     Ok(())
+}
+
+fn feed(hasher: &mut blake3::Hasher, tag: u8, bytes: &[u8]) {
+    hasher.update(&[tag]).update(&(bytes.len() as u32).to_le_bytes()).update(bytes);
 }
 
 /// The counters of AUTOINCREMENT, which no trigger sees.

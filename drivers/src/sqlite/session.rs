@@ -121,13 +121,17 @@ pub(super) fn take_back(
 
 fn put_rows(db: &Connection, tables: &[Table], changes: &[RowChange]) -> rusqlite::Result<()> {
     let of = |change: &RowChange| tables.iter().find(|table| table.name == change.table);
+    // A row that is in both is updated in place, and only where it differs: for a key that is removed or set, even to what it
+    // was, SQLite searches every table that refers to it.
     for change in changes {
-        if let (Some(table), Some(after)) = (of(change), &change.after) {
-            table.delete(db, table.key_of(after))?;
+        match (of(change), &change.before, &change.after) {
+            (Some(table), Some(before), Some(after)) => table.update(db, before, after)?,
+            (Some(table), None, Some(after)) => table.delete(db, table.key_of(after))?,
+            _ => {}
         }
     }
     for change in changes {
-        if let (Some(table), Some(before)) = (of(change), &change.before) {
+        if let (Some(table), Some(before), None) = (of(change), &change.before, &change.after) {
             table.insert(db, before)?;
         }
     }
