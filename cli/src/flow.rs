@@ -9,9 +9,9 @@ use kernel::{DriverSet, Facts};
 use planner::Planned;
 use policy::{BuiltIn, Engine as _, Request, StepFacts};
 use schemas::{
-    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding, GateVerdict,
-    Manifest, OnFailure, Plan, Predicate as _, RecordBody, Role, RunSubject, Statement, StepAssessment, Subject, TrustRoot,
-    Verified,
+    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding,
+    GateVerdict, Manifest, OnFailure, Plan, Predicate as _, RecordBody, Role, RunSubject, Statement, StepAssessment,
+    Subject, TrustRoot, Verified,
 };
 
 use crate::home::Home;
@@ -30,12 +30,16 @@ pub(crate) struct ReadPlan {
 
 /// Reads a plan file, bare or signed. A signature is verified, not just looked at.
 pub(crate) fn read_plan(bytes: &[u8], trust: Option<&TrustRoot>) -> Result<ReadPlan, Problem> {
-    let invalid = |findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan, then backout plan check");
+    let invalid = |findings| {
+        Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan, then backout plan check")
+    };
     if !planner::is_envelope(bytes) {
         let plan = planner::parse(bytes).map_err(invalid)?;
         return Ok(ReadPlan { plan, digest: Digest::of(bytes), signer: None });
     }
-    let refuse = |text: String| Problem::identity(format!("the plan's signature is not good: {text}"), "backout plan sign PLAN --as AGENT");
+    let refuse = |text: String| {
+        Problem::identity(format!("the plan's signature is not good: {text}"), "backout plan sign PLAN --as AGENT")
+    };
     let envelope = Envelope::from_json(bytes).map_err(|error| refuse(chain(&error)))?;
     let Some(trust) = trust else {
         let payload = envelope.unverified_payload().map_err(|error| refuse(error.to_string()))?;
@@ -60,11 +64,14 @@ pub(crate) fn read_plan(bytes: &[u8], trust: Option<&TrustRoot>) -> Result<ReadP
 /// Everything that can be found out without looking at the world.
 pub(crate) fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Result<Planned, Problem> {
     let expired = plan.expires.filter(|expires| Timestamp::now() >= *expires);
-    let planned = planner::check(plan, drivers, facts)
-        .map_err(|findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan, then backout plan check"))?;
+    let planned = planner::check(plan, drivers, facts).map_err(|findings| {
+        Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan, then backout plan check")
+    })?;
     match expired {
         None => Ok(planned),
-        Some(at) => Err(Problem::new(ExitCode::Stale, Code::EXPIRED, format!("the plan expired at {at}"), "sign it anew")),
+        Some(at) => {
+            Err(Problem::new(ExitCode::Stale, Code::EXPIRED, format!("the plan expired at {at}"), "sign it anew"))
+        }
     }
 }
 
@@ -166,8 +173,9 @@ fn corrected(home: &Home, name: &str, plan: &Plan) -> Result<Corrected, Problem>
     let (journal, drivers) = (home.journal()?, home.drivers()?);
     let line = crate::commands::find_run(&journal, name)?;
     let folded = folded(home, &drivers, &journal, &line.run)?;
-    let old = planner::parse(&home.payload(folded.loaded.plan)?)
-        .map_err(|findings| Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify"))?;
+    let old = planner::parse(&home.payload(folded.loaded.plan)?).map_err(|findings| {
+        Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify")
+    })?;
     Ok(Corrected::of(&folded, &old, plan))
 }
 
@@ -184,7 +192,9 @@ fn decide(
     let facts = Arc::new(site.facts(&read.plan.environment)?);
     let planned = check(read.plan.clone(), &drivers, &facts)?;
     let assessed = assess(&planned, &drivers, digest, corrects);
-    let assessment = assessed.map_err(|findings| Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN"))?;
+    let assessment = assessed.map_err(|findings| {
+        Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN")
+    })?;
     let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
     let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
     let environments = trust.key(signer.keyid).map_or(&[][..], |key| &key.environments);
@@ -194,17 +204,31 @@ fn decide(
         assessment: Digest::of(&assessment_bytes),
         agent_environments: environments,
         site: &gate_facts,
-        steps: steps.map(|(step, assessed)| StepFacts { ix: step.ix.at(), assessed, writes: &step.lowered.writes }).collect(),
+        steps: steps
+            .map(|(step, assessed)| StepFacts { ix: step.ix.at(), assessed, writes: &step.lowered.writes })
+            .collect(),
     };
     let engine = BuiltIn;
     let outcome = engine.decide(&request);
     if !outcome.refusals.is_empty() {
         let mut refusals = outcome.refusals;
         schemas::sort_findings(&mut refusals);
-        return Err(Problem::findings(ExitCode::Refused, "the plan was refused; nothing was touched", refusals, "change the plan; no approval can change a forbidden one"));
+        return Err(Problem::findings(
+            ExitCode::Refused,
+            "the plan was refused; nothing was touched",
+            refusals,
+            "change the plan; no approval can change a forbidden one",
+        ));
     }
     let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
-    let manifest = manifest(&planned, &request, &outcome, signer, trust, (engine.digest(), site.digest(), Digest::of(&decisions_bytes)))?;
+    let manifest = manifest(
+        &planned,
+        &request,
+        &outcome,
+        signer,
+        trust,
+        (engine.digest(), site.digest(), Digest::of(&decisions_bytes)),
+    )?;
     let statement = Statement::new(vec![Subject::new("plan", digest)], manifest.clone());
     let payload = statement.to_payload();
     if payload.len() > Manifest::MAX_BYTES {
@@ -264,7 +288,11 @@ pub(crate) fn nonce() -> Result<String, Problem> {
 }
 
 /// Finds the one kept manifest whose digest starts with `name`, or the newest of a session of that name.
-pub(crate) fn find_manifest(journal: &SqliteJournal, home: &Home, name: &str) -> Result<(Digest, Verified<Statement<Manifest>>), Problem> {
+pub(crate) fn find_manifest(
+    journal: &SqliteJournal,
+    home: &Home,
+    name: &str,
+) -> Result<(Digest, Verified<Statement<Manifest>>), Problem> {
     let wanted = name.strip_prefix("sha256:").unwrap_or(name);
     let trust = home.trust()?;
     let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
@@ -274,10 +302,15 @@ pub(crate) fn find_manifest(journal: &SqliteJournal, home: &Home, name: &str) ->
     });
     let mut by_session = None;
     for digest in gated {
-        let envelope = Envelope::from_json(&home.document(digest)?).map_err(|error| Problem::identity(chain(&error), "backout gate PLAN"))?;
-        let verified: Verified<Statement<Manifest>> = envelope
-            .verify(trust.document(), &Role::Gate, Timestamp::now())
-            .map_err(|error| Problem::identity(format!("the manifest's signature is not good: {}", chain(&error)), "backout gate PLAN"))?;
+        let envelope = Envelope::from_json(&home.document(digest)?)
+            .map_err(|error| Problem::identity(chain(&error), "backout gate PLAN"))?;
+        let verified: Verified<Statement<Manifest>> =
+            envelope.verify(trust.document(), &Role::Gate, Timestamp::now()).map_err(|error| {
+                Problem::identity(
+                    format!("the manifest's signature is not good: {}", chain(&error)),
+                    "backout gate PLAN",
+                )
+            })?;
         if verified.digest() != digest {
             return Err(Problem::identity("the manifest is not the one that the log names", "backout gate PLAN"));
         }
@@ -288,21 +321,32 @@ pub(crate) fn find_manifest(journal: &SqliteJournal, home: &Home, name: &str) ->
             by_session = Some((digest, verified));
         }
     }
-    by_session.ok_or_else(|| Problem::usage(format!("no manifest is called {name:?}"), "backout gate PLAN prints the name"))
+    by_session
+        .ok_or_else(|| Problem::usage(format!("no manifest is called {name:?}"), "backout gate PLAN prints the name"))
 }
 
 /// Loads the documents of a run by their digests.
-pub(crate) fn load(home: &Home, drivers: &DriverSet, plan: Digest, assessment: Digest, decisions: Digest) -> Result<Loaded, Problem> {
-    let parsed = planner::parse(&home.payload(plan)?)
-        .map_err(|findings| Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "restore .backout/documents"))?;
+pub(crate) fn load(
+    home: &Home,
+    drivers: &DriverSet,
+    plan: Digest,
+    assessment: Digest,
+    decisions: Digest,
+) -> Result<Loaded, Problem> {
+    let parsed = planner::parse(&home.payload(plan)?).map_err(|findings| {
+        Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "restore .backout/documents")
+    })?;
     let facts = Arc::new(home.site()?.facts(&parsed.environment)?);
     let checks = parsed.checks.clone();
-    let planned = planner::check(parsed, drivers, &facts)
-        .map_err(|findings| Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN"))?;
-    let assessed = Assessment::from_payload(&home.plain(assessment)?)
-        .map_err(|error| Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), "restore .backout/documents"))?;
-    let decided: Decisions = serde_json::from_slice(&home.plain(decisions)?)
-        .map_err(|error| Problem::new(ExitCode::Integrity, Code::INTEGRITY, error.to_string(), "restore .backout/documents"))?;
+    let planned = planner::check(parsed, drivers, &facts).map_err(|findings| {
+        Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN")
+    })?;
+    let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| {
+        Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), "restore .backout/documents")
+    })?;
+    let decided: Decisions = serde_json::from_slice(&home.plain(decisions)?).map_err(|error| {
+        Problem::new(ExitCode::Integrity, Code::INTEGRITY, error.to_string(), "restore .backout/documents")
+    })?;
     let has_priors = planned.steps.iter().map(|step| planned.has_priors(step.ix)).collect();
     let mut steps = planned.steps;
     for (step, assessed) in steps.iter_mut().zip(&assessed.steps) {
@@ -328,9 +372,15 @@ pub(crate) fn folded(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, 
         return Err(Problem::usage(format!("no run is called {run:?}"), "backout status"));
     };
     let facts = records.into_iter().map(|record| record.fact).collect();
-    let mut loader = |plan, assessment, decisions| load(home, drivers, plan, assessment, decisions).map_err(|problem| problem.title);
+    let mut loader =
+        |plan, assessment, decisions| load(home, drivers, plan, assessment, decisions).map_err(|problem| problem.title);
     fold(subject, facts, &mut loader).map_err(|error| {
-        Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), "keep .backout as evidence; backout log shows the records")
+        Problem::new(
+            ExitCode::Integrity,
+            Code::INTEGRITY,
+            chain(&error),
+            "keep .backout as evidence; backout log shows the records",
+        )
     })
 }
 
@@ -377,11 +427,13 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         };
         return Ok(Rested { folded, receipt: None, journal, code });
     };
-    let receipt = make_receipt(driving.home, &folded, end, head.unwrap_or(journal::LogHead { size: 0, root: String::new() }));
+    let receipt =
+        make_receipt(driving.home, &folded, end, head.unwrap_or(journal::LogHead { size: 0, root: String::new() }));
     let envelope = sign_receipt(driving.home, &folded, &receipt)?;
     let digest = Digest::of(&envelope.unverified_payload().unwrap_or_default());
     driving.home.keep(digest, &envelope.to_json())?;
-    let entry = Entry { subject: Some(Arc::new(folded.subject.clone())), fact: RecordBody::Receipted { receipt: digest } };
+    let entry =
+        Entry { subject: Some(Arc::new(folded.subject.clone())), fact: RecordBody::Receipted { receipt: digest } };
     journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
     let code = folded.exit_code(end);
     Ok(Rested { folded, receipt: Some(receipt), journal, code })
@@ -459,30 +511,40 @@ fn approvals(
     now: Timestamp,
 ) -> Result<Vec<Digest>, Problem> {
     let trust = home.trust()?;
-    let role: Role = manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
+    let role: Role =
+        manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
     let mut votes = Vec::new();
     for record in records {
         let RecordBody::Approved { manifest: about, approval, .. } = &record.fact else { continue };
         if *about != digest {
             continue;
         }
-        let envelope = Envelope::from_json(&home.document(*approval)?).map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
-        let vote: policy::Vote = envelope
-            .verify(trust.document(), &role, now)
-            .map_err(|error| Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve"))?;
+        let envelope = Envelope::from_json(&home.document(*approval)?)
+            .map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
+        let vote: policy::Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
+            Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve")
+        })?;
         votes.push(vote);
     }
     policy::count(digest, &manifest.environment, &manifest.requester, &manifest.approvals, &votes, now)
         .map(|counted| counted.approvals)
         .map_err(|findings| {
-            let exit = if findings.iter().any(|finding| finding.code == Code::REJECTED) { ExitCode::Refused } else { ExitCode::Waiting };
+            let exit = if findings.iter().any(|finding| finding.code == Code::REJECTED) {
+                ExitCode::Refused
+            } else {
+                ExitCode::Waiting
+            };
             let next = format!("backout approve {} --as NAME", digest.short());
             Problem::findings(exit, "the run may not start yet", findings, next)
         })
 }
 
 /// A new run: its opening is durable when this returns.
-pub(crate) fn open_run(opening: Opening, on_failure: OnFailure, journal: &mut SqliteJournal) -> Result<Folded, Problem> {
+pub(crate) fn open_run(
+    opening: Opening,
+    on_failure: OnFailure,
+    journal: &mut SqliteJournal,
+) -> Result<Folded, Problem> {
     let subject = RunSubject {
         run: format!("run-{}", ulid::Ulid::generate().to_string().to_lowercase()),
         session: opening.predicate.session.clone(),

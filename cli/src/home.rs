@@ -30,7 +30,8 @@ impl Home {
         let dir = match given {
             Some(dir) => dir.to_owned(),
             None => {
-                let here = std::env::current_dir().map_err(|error| Problem::failure("cannot tell where I am", &error))?;
+                let here =
+                    std::env::current_dir().map_err(|error| Problem::failure("cannot tell where I am", &error))?;
                 here.ancestors().map(|dir| dir.join(".backout")).find(|dir| dir.is_dir()).ok_or_else(missing)?
             }
         };
@@ -79,8 +80,14 @@ impl Home {
     /// The trust root in force: signed by its own root role, and not older than the newest that the log has seen.
     pub(crate) fn trust(&self) -> Result<Verified<TrustRoot>, Problem> {
         let path = self.path("trust-root.json");
-        let bytes = std::fs::read(&path).map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
-        let refuse = |text: String| Problem::identity(format!("the trust root is not good: {text}"), "restore trust-root.json from a copy that its root keys signed");
+        let bytes = std::fs::read(&path)
+            .map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
+        let refuse = |text: String| {
+            Problem::identity(
+                format!("the trust root is not good: {text}"),
+                "restore trust-root.json from a copy that its root keys signed",
+            )
+        };
         let envelope = Envelope::from_json(&bytes).map_err(|error| refuse(crate::problem::chain(&error)))?;
         let payload = envelope.unverified_payload().map_err(|error| refuse(error.to_string()))?;
         let root = TrustRoot::from_payload(&payload).map_err(|error| refuse(error.to_string()))?;
@@ -100,17 +107,22 @@ impl Home {
     pub(crate) fn key(&self, name: &str) -> Result<SecretKey, Problem> {
         let path = self.path("keys").join(format!("{name}.key"));
         let missing = |error: std::io::Error| {
-            Problem::identity(format!("there is no key {name} in {}: {error}", self.path("keys").display()), "backout key list")
+            Problem::identity(
+                format!("there is no key {name} in {}: {error}", self.path("keys").display()),
+                "backout key list",
+            )
         };
         let pem = std::fs::read_to_string(&path).map_err(missing)?;
-        SecretKey::from_pem(&pem).map_err(|error| Problem::identity(format!("{}: {error}", path.display()), "backout key new NAME"))
+        SecretKey::from_pem(&pem)
+            .map_err(|error| Problem::identity(format!("{}: {error}", path.display()), "backout key new NAME"))
     }
 
     /// Opens the journal to read; the whole log is checked.
     pub(crate) fn journal(&self) -> Result<SqliteJournal, Problem> {
         let trust = self.trust()?;
         let verifier = self.log_verifier(trust.document())?;
-        let journal = SqliteJournal::open_to_read(&self.path("journal.db"), verifier).map_err(|error| Problem::journal(&error))?;
+        let journal = SqliteJournal::open_to_read(&self.path("journal.db"), verifier)
+            .map_err(|error| Problem::journal(&error))?;
         self.check_pin(&journal, &trust)?;
         Ok(journal)
     }
@@ -168,7 +180,8 @@ impl Home {
     /// Keeps a document under its digest, durably.
     pub(crate) fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), Problem> {
         let path = self.path("documents").join(format!("{}.json", digest.hex()));
-        write_durably(&path, bytes, 0o600).map_err(|error| Problem::failure(&format!("cannot write {}", path.display()), &error))
+        write_durably(&path, bytes, 0o600)
+            .map_err(|error| Problem::failure(&format!("cannot write {}", path.display()), &error))
     }
 
     /// A document by digest: its stored bytes, not yet held against the digest.
@@ -181,7 +194,12 @@ impl Home {
     pub(crate) fn payload(&self, digest: Digest) -> Result<Vec<u8>, Problem> {
         let broken = |text: &str| {
             let title = format!("document {} is not what was kept: {text}", digest.short());
-            Problem::new(schemas::ExitCode::Integrity, schemas::Code::INTEGRITY, title, "restore .backout/documents from a copy")
+            Problem::new(
+                schemas::ExitCode::Integrity,
+                schemas::Code::INTEGRITY,
+                title,
+                "restore .backout/documents from a copy",
+            )
         };
         let envelope = Envelope::from_json(&self.document(digest)?).map_err(|_| broken("not an envelope"))?;
         let payload = envelope.unverified_payload().map_err(|_| broken("not base64"))?;
@@ -195,7 +213,12 @@ impl Home {
             return Ok(bytes);
         }
         let title = format!("document {} is not what was kept", digest.short());
-        Err(Problem::new(schemas::ExitCode::Integrity, schemas::Code::INTEGRITY, title, "restore .backout/documents from a copy"))
+        Err(Problem::new(
+            schemas::ExitCode::Integrity,
+            schemas::Code::INTEGRITY,
+            title,
+            "restore .backout/documents from a copy",
+        ))
     }
 }
 

@@ -123,7 +123,11 @@ fn tagged<T: Serialize>(kind: &str, value: &T) -> serde_json::Value {
     match serde_json::to_value(value).unwrap_or_default() {
         serde_json::Value::Object(fields) => {
             // A problem names its own type: it is the page about it.
-            out.extend(fields.into_iter().map(|(name, value)| if name == "type" { ("problem".to_owned(), value) } else { (name, value) }));
+            out.extend(
+                fields
+                    .into_iter()
+                    .map(|(name, value)| if name == "type" { ("problem".to_owned(), value) } else { (name, value) }),
+            );
         }
         other => drop(out.insert("value".to_owned(), other)),
     }

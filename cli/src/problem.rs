@@ -40,7 +40,12 @@ impl Problem {
     }
 
     /// Findings about a document.
-    pub(crate) fn findings(exit: ExitCode, title: impl Into<String>, findings: Vec<Finding>, next: impl Into<String>) -> Self {
+    pub(crate) fn findings(
+        exit: ExitCode,
+        title: impl Into<String>,
+        findings: Vec<Finding>,
+        next: impl Into<String>,
+    ) -> Self {
         let kind = findings.first().map_or(Code::FAILURE, |finding| finding.code);
         Self { findings, ..Self::new(exit, kind, title, next) }
     }
@@ -50,7 +55,12 @@ impl Problem {
         use journal::JournalError as E;
         let title = chain(error);
         match error {
-            E::Integrity(_) => Self::new(ExitCode::Integrity, Code::INTEGRITY, title, "keep the file as evidence; restore .backout from a copy that `backout verify` accepts"),
+            E::Integrity(_) => Self::new(
+                ExitCode::Integrity,
+                Code::INTEGRITY,
+                title,
+                "keep the file as evidence; restore .backout from a copy that `backout verify` accepts",
+            ),
             E::Busy { .. } | E::Fenced => Self::new(ExitCode::Failure, Code::JOURNAL_BUSY, title, "backout status"),
             _ => Self::new(ExitCode::Failure, Code::FAILURE, title, "make room or mend the disk, then backout recover"),
         }
@@ -59,9 +69,12 @@ impl Problem {
     /// A snapshot store that cannot be used.
     pub(crate) fn snapshot(error: &snapshots::SnapshotError) -> Self {
         match error {
-            snapshots::SnapshotError::Integrity { .. } => {
-                Self::new(ExitCode::Integrity, Code::INTEGRITY, chain(error), "keep .backout as evidence; nothing was put back from it")
-            }
+            snapshots::SnapshotError::Integrity { .. } => Self::new(
+                ExitCode::Integrity,
+                Code::INTEGRITY,
+                chain(error),
+                "keep .backout as evidence; nothing was put back from it",
+            ),
             _ => Self::failure("the snapshot store", error),
         }
     }

@@ -44,9 +44,11 @@ fn default_share() -> u64 {
 
 impl Site {
     pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
-        let text = std::fs::read_to_string(path).map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
         let parsed: Result<Self, toml::de::Error> = toml::from_str(&text);
-        let mut site = parsed.map_err(|error| Problem::usage(format!("{}: {error}", path.display()), "mend the file"))?;
+        let mut site =
+            parsed.map_err(|error| Problem::usage(format!("{}: {error}", path.display()), "mend the file"))?;
         site.digest = Some(Digest::of(text.as_bytes()));
         Ok(site)
     }
@@ -59,8 +61,18 @@ impl Site {
         let known: Vec<&str> = self.environments.keys().map(String::as_str).collect();
         self.environments.get(name).ok_or_else(|| {
             let detail = format!("the site has no environment {name:?}");
-            let finding = schemas::Finding::error(schemas::Code::UNKNOWN_ENVIRONMENT, "/environment", detail, format!("one of {}", known.join(", ")));
-            Problem::findings(schemas::ExitCode::Usage, "the plan cannot be checked", vec![finding], "name an environment of backout.toml")
+            let finding = schemas::Finding::error(
+                schemas::Code::UNKNOWN_ENVIRONMENT,
+                "/environment",
+                detail,
+                format!("one of {}", known.join(", ")),
+            );
+            Problem::findings(
+                schemas::ExitCode::Usage,
+                "the plan cannot be checked",
+                vec![finding],
+                "name an environment of backout.toml",
+            )
         })
     }
 
@@ -68,7 +80,8 @@ impl Site {
     pub(crate) fn facts(&self, name: &str) -> Result<Facts, Problem> {
         let environment = self.environment(name)?;
         let resolve = |root: &PathBuf| {
-            root.canonicalize().map_err(|error| Problem::failure(&format!("root {} of environment {name}", root.display()), &error))
+            root.canonicalize()
+                .map_err(|error| Problem::failure(&format!("root {} of environment {name}", root.display()), &error))
         };
         let roots = environment.roots.iter().map(resolve).collect::<Result<_, _>>()?;
         Ok(Facts { environment: name.to_owned(), roots })

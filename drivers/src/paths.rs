@@ -41,7 +41,11 @@ pub(crate) fn place(path: &str, facts: &Facts) -> Result<Place, String> {
     };
     let stays = path.components().all(plain) && !path.to_string_lossy().split('/').any(|part| part == ".");
     if !stays {
-        return Err(format!("{} has a part that is `.`, `..` or longer than {} bytes", path.display(), Limits::NAME_BYTES));
+        return Err(format!(
+            "{} has a part that is `.`, `..` or longer than {} bytes",
+            path.display(),
+            Limits::NAME_BYTES
+        ));
     }
     let absolute = match (path.is_absolute(), facts.roots.first()) {
         (true, _) => path.to_owned(),
@@ -96,7 +100,9 @@ mod tests {
     #[test]
     fn paths_that_leave_or_hide_are_refused() {
         let long = "x".repeat(300);
-        for bad in ["", "/etc/passwd", "../x", "a/../../x", "/srv/app/../x", "/srv/application", "./x", "a/./b", "a\0b", &long] {
+        for bad in
+            ["", "/etc/passwd", "../x", "a/../../x", "/srv/app/../x", "/srv/application", "./x", "a/./b", "a\0b", &long]
+        {
             assert!(place(bad, &facts()).is_err(), "{bad}");
         }
     }

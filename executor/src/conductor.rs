@@ -5,7 +5,9 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use kernel::{Claim, DriverError, Effect, End, IllegalEvent, Mode, Sighting, StepIx, StepSpec, StepState, Token, UndoError};
+use kernel::{
+    Claim, DriverError, Effect, End, IllegalEvent, Mode, Sighting, StepIx, StepSpec, StepState, Token, UndoError,
+};
 use schemas::{Digest, ExitCode, RecordBody};
 use serde_json::value::RawValue;
 use verifier::Verification;
@@ -187,7 +189,9 @@ impl Conductor {
             Err(error) => {
                 let text = with_cause(&error);
                 let output = match error {
-                    DriverError::Exit { output, .. } | DriverError::TimedOut { output, .. } | DriverError::Stopped { output } => Some(output),
+                    DriverError::Exit { output, .. }
+                    | DriverError::TimedOut { output, .. }
+                    | DriverError::Stopped { output } => Some(output),
                     _ => None,
                 };
                 (false, text, output)
@@ -314,7 +318,9 @@ impl Conductor {
                 Effect::Undo(_) => busy == 0,
                 Effect::Prepare(ix) if self.is_light(ix) => busy + self.preparing < self.slots.jobs + self.slots.ahead,
                 Effect::Prepare(_) => busy + self.preparing < self.slots.jobs,
-                Effect::Observe(_) | Effect::Verify(_) | Effect::ObserveUndo(_) => self.in_flight.len() < self.slots.jobs * 4 + self.slots.ahead,
+                Effect::Observe(_) | Effect::Verify(_) | Effect::ObserveUndo(_) => {
+                    self.in_flight.len() < self.slots.jobs * 4 + self.slots.ahead
+                }
                 Effect::RunChecks => !self.checking,
                 Effect::End(_) => self.in_flight.is_empty(),
             };
@@ -490,4 +496,3 @@ fn with_cause(error: &DriverError) -> String {
     }
     out
 }
-

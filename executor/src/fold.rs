@@ -98,7 +98,8 @@ pub enum FoldError {
 pub fn fold(subject: RunSubject, facts: Vec<RecordBody>, load: &mut Loader<'_>) -> Result<Folded, FoldError> {
     let mut facts = facts.into_iter();
     let opening = facts.next();
-    let Some(RecordBody::RunOpened { plan, manifest, assessment, decisions, approvals, on_failure, .. }) = &opening else {
+    let Some(RecordBody::RunOpened { plan, manifest, assessment, decisions, approvals, on_failure, .. }) = &opening
+    else {
         return Err(FoldError::NoOpening(subject.run));
     };
     let loaded = load(*plan, *assessment, *decisions).map_err(FoldError::Document)?;
@@ -183,7 +184,9 @@ impl Folded {
     fn keep_cause(&mut self, fact: &RecordBody) {
         let id = |step: &u32| self.loaded.steps.get(*step as usize).map_or("", |step| step.id.as_str());
         let found = match fact {
-            RecordBody::PrepareFailed { step, stale: true, reason } => (Cause::Stale, format!("{}: {reason}", id(step))),
+            RecordBody::PrepareFailed { step, stale: true, reason } => {
+                (Cause::Stale, format!("{}: {reason}", id(step)))
+            }
             RecordBody::PrepareFailed { step, reason, .. } => (Cause::Failed, format!("{}: {reason}", id(step))),
             RecordBody::ApplyReturned { step, done: false, message, timed_out, stopped, .. } => {
                 let cause = match (timed_out, stopped) {
@@ -193,11 +196,15 @@ impl Folded {
                 };
                 (cause, format!("{}: {message}", id(step)))
             }
-            RecordBody::VerifyFailed { step, reasons, .. } => (Cause::Failed, format!("{}: {}", id(step), reasons.join("; "))),
+            RecordBody::VerifyFailed { step, reasons, .. } => {
+                (Cause::Failed, format!("{}: {}", id(step), reasons.join("; ")))
+            }
             RecordBody::ChecksFailed { reasons } => (Cause::Failed, reasons.join("; ")),
             RecordBody::Halted { cause, timed_out: true } => (Cause::TimedOut, cause.clone()),
             RecordBody::Halted { cause, .. } => (Cause::Stopped, cause.clone()),
-            RecordBody::UndoRequested { by } if by == "recover" => (Cause::Crashed, "the process that ran it was gone".to_owned()),
+            RecordBody::UndoRequested { by } if by == "recover" => {
+                (Cause::Crashed, "the process that ran it was gone".to_owned())
+            }
             RecordBody::UndoRequested { by } => (Cause::Asked, format!("undo asked for by {by}")),
             RecordBody::ResumeRequested { .. } => {
                 self.cause = None;

@@ -155,7 +155,11 @@ impl Shell {
 }
 
 /// The journal's thread: one commit after the other.
-fn keep(mut journal: Box<dyn Journal>, asks: &std::sync::mpsc::Receiver<Ask>, answers: &mpsc::Sender<Answer>) -> Box<dyn Journal> {
+fn keep(
+    mut journal: Box<dyn Journal>,
+    asks: &std::sync::mpsc::Receiver<Ask>,
+    answers: &mpsc::Sender<Answer>,
+) -> Box<dyn Journal> {
     while let Ok(ask) = asks.recv() {
         let answer = match ask {
             Ask::Commit(entries) => Some(Answer::Committed(journal.append(Timestamp::now(), &entries))),
@@ -258,7 +262,12 @@ impl Engine<'_> {
 
     fn start(&mut self, work: Work) -> Result<(), ExecutorError> {
         let light = match &work {
-            Work::Prepare(step) | Work::Verify(step, _) => is_light(step) && step.undo.is_none() && !step.lowered.argv.is_empty() && step.lowered.way_back.entry.is_some(),
+            Work::Prepare(step) | Work::Verify(step, _) => {
+                is_light(step)
+                    && step.undo.is_none()
+                    && !step.lowered.argv.is_empty()
+                    && step.lowered.way_back.entry.is_some()
+            }
             Work::Checks(checks, _) => checks.is_empty(),
             _ => false,
         };

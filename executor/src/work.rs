@@ -4,7 +4,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Instant;
 
-use kernel::{AfterImage, BeforeImage, Claim, DriverError, DriverSet, Facts, Output, Scope, Sighting, StepIx, StepSpec, Token, UndoError};
+use kernel::{
+    AfterImage, BeforeImage, Claim, DriverError, DriverSet, Facts, Output, Scope, Sighting, StepIx, StepSpec, Token,
+    UndoError,
+};
 use schemas::Check;
 use verifier::Verification;
 
@@ -98,7 +101,8 @@ impl Work {
         let missing = |step: &StepSpec| DriverError::Refused(format!("no driver for {}", step.uses));
         match self {
             Self::Prepare(step) => {
-                let outcome = drivers.for_step(&step.uses).ok_or_else(|| missing(&step)).and_then(|d| d.prepare(&step, steady));
+                let outcome =
+                    drivers.for_step(&step.uses).ok_or_else(|| missing(&step)).and_then(|d| d.prepare(&step, steady));
                 Message::Prepared(step.ix, outcome)
             }
             Self::Apply(step, before, token) => {
@@ -108,11 +112,18 @@ impl Work {
                 keep_output(&outcome, outputs);
                 Message::Applied(step.ix, outcome, started.elapsed().as_millis() as u64)
             }
-            Self::Observe(step, before, claim) => Message::Observed(step.ix, see(drivers, &step, before.as_ref(), claim, steady)),
+            Self::Observe(step, before, claim) => {
+                Message::Observed(step.ix, see(drivers, &step, before.as_ref(), claim, steady))
+            }
             Self::Verify(step, before) => {
                 let verified = match drivers.for_step(&step.uses) {
                     Some(driver) => verifier::verify(driver.as_ref(), drivers, &step, &before, steady),
-                    None => Verification { after: None, changes: vec![], checks: vec![], reasons: vec![missing(&step).to_string()] },
+                    None => Verification {
+                        after: None,
+                        changes: vec![],
+                        checks: vec![],
+                        reasons: vec![missing(&step).to_string()],
+                    },
                 };
                 Message::Verified(step.ix, verified)
             }
@@ -152,9 +163,10 @@ impl About {
             Self::Prepare(ix) => Message::Prepared(ix, Err(error())),
             Self::Apply(ix) => Message::Applied(ix, Err(error()), 0),
             Self::Observe(ix) => Message::Observed(ix, unclear()),
-            Self::Verify(ix) => {
-                Message::Verified(ix, Verification { after: None, changes: vec![], checks: vec![], reasons: vec![text] })
-            }
+            Self::Verify(ix) => Message::Verified(
+                ix,
+                Verification { after: None, changes: vec![], checks: vec![], reasons: vec![text] },
+            ),
             Self::Undo(ix) => Message::Undone(ix, Err(error().into())),
             Self::ObserveUndo(ix) => Message::UndoObserved(ix, unclear()),
             Self::Checks => Message::Checked(Vec::new(), vec![text]),
@@ -192,7 +204,9 @@ fn see(
 fn keep_output(outcome: &Result<Output, DriverError>, outputs: &Path) {
     let output = match outcome {
         Ok(output) => output,
-        Err(DriverError::Exit { output, .. } | DriverError::TimedOut { output, .. } | DriverError::Stopped { output }) => output,
+        Err(
+            DriverError::Exit { output, .. } | DriverError::TimedOut { output, .. } | DriverError::Stopped { output },
+        ) => output,
         Err(_) => return,
     };
     if output.captured.is_empty() {

@@ -93,9 +93,8 @@ pub(crate) fn check(db: &Connection, epoch: i64) -> Result<(), JournalError> {
 pub(crate) fn renew(db: &Connection, epoch: i64, now: Timestamp) -> Result<(), JournalError> {
     let failed = JournalError::sqlite("kept leased");
     let until = now.as_millisecond() + TERM_MS;
-    let changed = db
-        .execute("UPDATE lease SET expires_ms = ?1 WHERE epoch = ?2", params![until, epoch])
-        .map_err(failed)?;
+    let changed =
+        db.execute("UPDATE lease SET expires_ms = ?1 WHERE epoch = ?2", params![until, epoch]).map_err(failed)?;
     if changed == 1 { Ok(()) } else { Err(JournalError::Fenced) }
 }
 

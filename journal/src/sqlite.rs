@@ -169,8 +169,7 @@ impl SqliteJournal {
         lease::check(&tx, writer.epoch)?;
         let mut tree = self.tree.clone();
         {
-            let mut insert =
-                tx.prepare_cached("INSERT INTO records (seq, body) VALUES (?1, ?2)").map_err(&failed)?;
+            let mut insert = tx.prepare_cached("INSERT INTO records (seq, body) VALUES (?1, ?2)").map_err(&failed)?;
             for entry in entries {
                 let seq = tree.size();
                 let record = RecordRef { seq, time, subject: entry.subject.as_deref(), fact: &entry.fact };
@@ -261,7 +260,8 @@ fn parse(seq: u64, body: &[u8]) -> Result<Record, JournalError> {
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    std::str::from_utf8(haystack).is_ok_and(|text| std::str::from_utf8(needle).is_ok_and(|needle| text.contains(needle)))
+    std::str::from_utf8(haystack)
+        .is_ok_and(|text| std::str::from_utf8(needle).is_ok_and(|needle| text.contains(needle)))
 }
 
 #[cfg(test)]
@@ -370,10 +370,7 @@ mod tests {
             params![init.0, init.1, now().as_millisecond() + 5_000],
         )
         .unwrap();
-        assert!(matches!(
-            SqliteJournal::open_to_write(&path, signer(), now()),
-            Err(JournalError::Busy { pid: 1, .. })
-        ));
+        assert!(matches!(SqliteJournal::open_to_write(&path, signer(), now()), Err(JournalError::Busy { pid: 1, .. })));
         db.execute("UPDATE lease SET expires_ms = 1", []).unwrap();
         assert!(SqliteJournal::open_to_write(&path, signer(), now()).is_ok());
     }

@@ -404,7 +404,12 @@ pub trait Driver: Kind {
     fn check(&self, check: &Check, facts: &Facts, scope: &Scope) -> Result<CheckOutcome, DriverError>;
     /// After a crash, before anything is observed: ends processes and clears temporary files that the step left behind.
     /// Returns how many.
-    fn end_leftovers(&self, _step: &StepSpec, _before: Option<&BeforeImage>, _scope: &Scope) -> Result<u32, DriverError> {
+    fn end_leftovers(
+        &self,
+        _step: &StepSpec,
+        _before: Option<&BeforeImage>,
+        _scope: &Scope,
+    ) -> Result<u32, DriverError> {
         Ok(0)
     }
 }

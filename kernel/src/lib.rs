@@ -15,8 +15,8 @@ mod run;
 mod transition;
 
 pub use driver::{
-    AfterImage, BeforeImage, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind, Lowered, Output,
-    Scope, Sighting, StepSpec, Token, TokenError, UndoError, parameters,
+    AfterImage, BeforeImage, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind, Lowered,
+    Output, Scope, Sighting, StepSpec, Token, TokenError, UndoError, parameters,
 };
 pub use event::{Event, RunFact, StepFact};
 pub use graph::{Graph, GraphError, StepIx};

@@ -325,7 +325,9 @@ impl Run {
     }
 
     fn pivot_may_start(&self, ix: StepIx) -> bool {
-        self.graph.pivot(ix).is_none_or(|after| self.count(StepState::Verified) + 1 + after as usize == self.graph.len())
+        self.graph
+            .pivot(ix)
+            .is_none_or(|after| self.count(StepState::Verified) + 1 + after as usize == self.graph.len())
     }
 
     /// Whether the laws allow that `ix` is undone now.

@@ -28,7 +28,9 @@ pub(crate) fn find(
     let mut writers = vec![Vec::new(); steps.len()];
     let position = |ix: StepIx| order.get(ix.at()).copied().unwrap_or(0);
     let mut touches: Vec<Touch<'_>> = steps.iter().flat_map(touches_of).collect();
-    touches.sort_by(|a, b| components(a.resource).cmp(components(b.resource)).then(position(a.step).cmp(&position(b.step))));
+    touches.sort_by(|a, b| {
+        components(a.resource).cmp(components(b.resource)).then(position(a.step).cmp(&position(b.step)))
+    });
     let mut open: Vec<&Touch<'_>> = Vec::new();
     let (mut pairs, mut visits, mut told) = (0usize, MOST_VISITS, 0usize);
     for touch in &touches {
@@ -43,7 +45,8 @@ pub(crate) fn find(
             if !other.resource.overlaps(touch.resource) {
                 continue;
             }
-            let (first, second) = if position(other.step) < position(touch.step) { (*other, touch) } else { (touch, *other) };
+            let (first, second) =
+                if position(other.step) < position(touch.step) { (*other, touch) } else { (touch, *other) };
             if !reaches(needs, order, first.step, second.step, &mut visits) {
                 told += 1;
                 if told <= MOST_FINDINGS {
@@ -58,7 +61,9 @@ pub(crate) fn find(
         }
         // Of the writers of one very resource the last one is enough: it comes after all the others.
         if touch.writes {
-            open.retain(|other| !(other.writes && other.resource == touch.resource && ordered(needs, order, other, touch, &mut visits)));
+            open.retain(|other| {
+                !(other.writes && other.resource == touch.resource && ordered(needs, order, other, touch, &mut visits))
+            });
         }
         open.push(touch);
     }
@@ -89,15 +94,27 @@ fn unordered(steps: &[StepSpec], first: &Touch<'_>, second: &Touch<'_>) -> Findi
     let place = format!("/steps/{}", second.step.0);
     let hint = format!("let {} need {}, or the other way round", id(second), id(first));
     if first.writes && second.writes {
-        let detail = format!("/steps/{} and /steps/{} both write {} and neither comes after the other", first.step.0, second.step.0, second.resource);
+        let detail = format!(
+            "/steps/{} and /steps/{} both write {} and neither comes after the other",
+            first.step.0, second.step.0, second.resource
+        );
         return Finding::error(Code::WRITE_CONFLICT, place, detail, hint).of_step(id(second));
     }
-    let detail = format!("/steps/{} and /steps/{} touch {}, one of them writes, and neither comes after the other", first.step.0, second.step.0, second.resource);
+    let detail = format!(
+        "/steps/{} and /steps/{} touch {}, one of them writes, and neither comes after the other",
+        first.step.0, second.step.0, second.resource
+    );
     Finding::error(Code::READ_RACE, place, detail, hint).of_step(id(second)).warning()
 }
 
 /// Whether `later` comes after `earlier`, directly or not.
-pub(crate) fn reaches(needs: &[Vec<StepIx>], order: &[u32], earlier: StepIx, later: StepIx, visits: &mut usize) -> bool {
+pub(crate) fn reaches(
+    needs: &[Vec<StepIx>],
+    order: &[u32],
+    earlier: StepIx,
+    later: StepIx,
+    visits: &mut usize,
+) -> bool {
     let position = |ix: StepIx| order.get(ix.at()).copied().unwrap_or(0);
     let floor = position(earlier);
     let mut open = vec![later];

@@ -14,7 +14,9 @@ pub(crate) fn needs(plan: &Plan, findings: &mut Vec<Finding>) -> Vec<Vec<StepIx>
         if let Some(first) = by_id.insert(&step.id, ix as u32) {
             let detail = format!("step /steps/{first} has the id {:?} too", step.id);
             let place = format!("/steps/{ix}/id");
-            findings.push(Finding::error(Code::DUPLICATE_ID, place, detail, "give each step an id of its own").of_step(&step.id));
+            findings.push(
+                Finding::error(Code::DUPLICATE_ID, place, detail, "give each step an id of its own").of_step(&step.id),
+            );
         }
     }
     let mut out = Vec::with_capacity(plan.steps.len());
@@ -26,7 +28,9 @@ pub(crate) fn needs(plan: &Plan, findings: &mut Vec<Finding>) -> Vec<Vec<StepIx>
                 None => {
                     let detail = format!("no step has the id {need:?}");
                     let place = format!("/steps/{ix}/needs/{at}");
-                    findings.push(Finding::error(Code::UNKNOWN_NEED, place, detail, "name a step of this plan").of_step(&step.id));
+                    findings.push(
+                        Finding::error(Code::UNKNOWN_NEED, place, detail, "name a step of this plan").of_step(&step.id),
+                    );
                 }
             }
         }
@@ -62,7 +66,8 @@ pub(crate) fn order(plan: &Plan, needs: &[Vec<StepIx>], findings: &mut Vec<Findi
         if circle.len() < 2 && !needs_itself {
             continue;
         }
-        let mut ids: Vec<&str> = circle.iter().filter_map(|node| plan.steps.get(node.index())).map(|s| s.id.as_str()).collect();
+        let mut ids: Vec<&str> =
+            circle.iter().filter_map(|node| plan.steps.get(node.index())).map(|s| s.id.as_str()).collect();
         ids.sort_unstable();
         let shown = ids.iter().take(12).copied().collect::<Vec<_>>().join(", ");
         let detail = format!("{} steps need each other: {shown}", ids.len());

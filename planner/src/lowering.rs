@@ -7,7 +7,12 @@ use schemas::{Code, Finding, Plan, PlanStep};
 use serde_json::Value;
 
 /// Lowered steps; fewer than the plan has if some could not be lowered.
-pub(crate) fn steps(plan: &Plan, drivers: &DriverSet, facts: &Arc<Facts>, findings: &mut Vec<Finding>) -> Vec<StepSpec> {
+pub(crate) fn steps(
+    plan: &Plan,
+    drivers: &DriverSet,
+    facts: &Arc<Facts>,
+    findings: &mut Vec<Finding>,
+) -> Vec<StepSpec> {
     let mut out = Vec::with_capacity(plan.steps.len());
     for (ix, step) in plan.steps.iter().enumerate() {
         let Some(driver) = drivers.for_step(&step.uses) else {
@@ -86,10 +91,17 @@ pub(crate) fn checks(plan: &Plan, drivers: &DriverSet, findings: &mut Vec<Findin
         let Some(driver) = drivers.for_check(&check.uses) else {
             let names: Vec<String> = drivers
                 .iter()
-                .flat_map(|driver| driver.checks().iter().map(|check| format!("{}.{check}", driver.name())).collect::<Vec<_>>())
+                .flat_map(|driver| {
+                    driver.checks().iter().map(|check| format!("{}.{check}", driver.name())).collect::<Vec<_>>()
+                })
                 .collect();
             let detail = format!("no check is called {:?}", check.uses.chars().take(80).collect::<String>());
-            findings.push(Finding::error(Code::UNKNOWN_KIND, format!("{place}/uses"), detail, format!("one of {}", names.join(", "))));
+            findings.push(Finding::error(
+                Code::UNKNOWN_KIND,
+                format!("{place}/uses"),
+                detail,
+                format!("one of {}", names.join(", ")),
+            ));
             continue;
         };
         let operation = check.uses.split_once('.').map_or("", |(_, operation)| operation);

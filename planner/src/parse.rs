@@ -32,7 +32,8 @@ pub fn parse(bytes: &[u8]) -> Result<Plan, Vec<Finding>> {
 /// All that the schema has to say; if it says nothing, what the parser said.
 fn explain(bytes: &[u8], said: &str) -> Vec<Finding> {
     static SCHEMA: OnceLock<Option<Validator>> = OnceLock::new();
-    let plan_schema = || schemas::published().into_iter().find(|(name, _)| *name == "plan.v1.json").map(|(_, schema)| schema);
+    let plan_schema =
+        || schemas::published().into_iter().find(|(name, _)| *name == "plan.v1.json").map(|(_, schema)| schema);
     let validator = SCHEMA.get_or_init(|| jsonschema::validator_for(&plan_schema()?).ok());
     let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let mut findings = validator.as_ref().map(|validator| violations(validator, &value, "")).unwrap_or_default();
@@ -66,7 +67,14 @@ pub(crate) fn limits(plan: &Plan) -> Vec<Finding> {
     };
     for (place, name) in [("/session", &plan.session), ("/agent", &plan.agent), ("/environment", &plan.environment)] {
         if !is_valid_id(name) {
-            over(place, format!("{:?} is not a name: letters, digits, `.`, `_`, `-`, at most {} bytes", cut(name), Limits::ID_BYTES));
+            over(
+                place,
+                format!(
+                    "{:?} is not a name: letters, digits, `.`, `_`, `-`, at most {} bytes",
+                    cut(name),
+                    Limits::ID_BYTES
+                ),
+            );
         }
     }
     if plan.steps.is_empty() {

@@ -40,7 +40,9 @@ pub fn count(
                 let hint = "change the plan; a new manifest needs new approvals";
                 return Err(vec![Finding::error(Code::REJECTED, "", detail, hint).for_whom(WhoCanAct::Forbidden)]);
             }
-            None if counted.people.iter().any(|known| known == owner) => reasons.push(format!("{owner}: counted already")),
+            None if counted.people.iter().any(|known| known == owner) => {
+                reasons.push(format!("{owner}: counted already"))
+            }
             None => {
                 counted.people.push(owner.to_owned());
                 counted.approvals.push(vote.digest());

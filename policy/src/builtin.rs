@@ -3,8 +3,8 @@
 use schemas::{ChangeKind, Class, Code, Confidence, Decision, Decisions, Digest, Finding, Resource, WhoCanAct};
 use serde::Serialize;
 
-use crate::request::{Outcome, Request, SiteFacts, StepFacts};
 use crate::Engine;
+use crate::request::{Outcome, Request, SiteFacts, StepFacts};
 
 /// The rules as text; their digest names them.
 const RULES: &str = "\
@@ -94,7 +94,10 @@ fn people(class: Class, production: bool) -> u64 {
 fn wrong_environment(request: &Request<'_>) -> Finding {
     let environment = &request.site.environment;
     let bound = request.agent_environments.join(", ");
-    let detail = format!("the agent's key is bound to {} and the plan is for {environment}", if bound.is_empty() { "no environment" } else { &bound });
+    let detail = format!(
+        "the agent's key is bound to {} and the plan is for {environment}",
+        if bound.is_empty() { "no environment" } else { &bound }
+    );
     Finding::error(Code::POLICY_ENVIRONMENT, "/environment", detail, "plan for an environment of the key")
         .for_whom(WhoCanAct::Forbidden)
         .by_rule("BI-environment/1")
@@ -116,7 +119,12 @@ fn refused(step: &StepFacts<'_>, site: &SiteFacts) -> Vec<Finding> {
     }
     if let Some(reached) = first_reached(step, &site.backups) {
         let detail = format!("it could change {reached}, which is a backup");
-        out.push(of(Code::POLICY_OWN_WAY_BACK, detail, "backups are changed by people who own them", "BI-own-way-back/1"));
+        out.push(of(
+            Code::POLICY_OWN_WAY_BACK,
+            detail,
+            "backups are changed by people who own them",
+            "BI-own-way-back/1",
+        ));
     }
     let deletes = step.assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count();
     if site.production && step.assessed.by_wildcard {
@@ -130,12 +138,22 @@ fn refused(step: &StepFacts<'_>, site: &SiteFacts) -> Vec<Finding> {
     }
     if step.class() == Class::Irreversible && !site.allow_irreversible {
         let detail = "it cannot be undone, and no rule of this site allows that".to_owned();
-        out.push(of(Code::POLICY_IRREVERSIBLE, detail, "declare an undo that can be observed, or use a kind that has a way back", "BI-irreversible/1"));
+        out.push(of(
+            Code::POLICY_IRREVERSIBLE,
+            detail,
+            "declare an undo that can be observed, or use a kind that has a way back",
+            "BI-irreversible/1",
+        ));
     }
     let known = step.assessed.way_back.entry.is_some() || step.assessed.confidence != Confidence::None;
     if site.production && !known && step.class() != Class::Irreversible {
         let detail = "nobody knows what it would change".to_owned();
-        out.push(of(Code::POLICY_UNSEEN, detail, "use a command that the library knows, or a kind that can be looked at", "BI-unseen/1"));
+        out.push(of(
+            Code::POLICY_UNSEEN,
+            detail,
+            "use a command that the library knows, or a kind that can be looked at",
+            "BI-unseen/1",
+        ));
     }
     out
 }

@@ -151,10 +151,8 @@ impl Envelope {
     /// Signs `payload` as a document of type `payload_type`.
     pub fn sign(payload_type: &str, payload: &[u8], keys: &[&SecretKey]) -> Self {
         let message = pae(payload_type, payload);
-        let signatures = keys
-            .iter()
-            .map(|key| Signature { keyid: key.id(), sig: STANDARD.encode(key.sign(&message)) })
-            .collect();
+        let signatures =
+            keys.iter().map(|key| Signature { keyid: key.id(), sig: STANDARD.encode(key.sign(&message)) }).collect();
         Self { payload_type: payload_type.to_owned(), payload: STANDARD.encode(payload), signatures }
     }
 
@@ -176,16 +174,18 @@ impl Envelope {
 
     /// The payload bytes, not verified: only for showing and for naming what a signature should have covered.
     pub fn unverified_payload(&self) -> Result<Vec<u8>, EnvelopeError> {
-        STANDARD
-            .decode(&self.payload)
-            .or_else(|_| URL_SAFE.decode(&self.payload))
-            .map_err(|_| EnvelopeError::Base64)
+        STANDARD.decode(&self.payload).or_else(|_| URL_SAFE.decode(&self.payload)).map_err(|_| EnvelopeError::Base64)
     }
 
     /// Verifies that enough distinct owners of `role` signed at time `at`, then parses the payload.
     ///
     /// Every signature is checked with `verify_strict`; keys that are weak, expired, revoked or outside the role do not count.
-    pub fn verify<T: Document>(&self, trust: &TrustRoot, role: &Role, at: Timestamp) -> Result<Verified<T>, VerifyError> {
+    pub fn verify<T: Document>(
+        &self,
+        trust: &TrustRoot,
+        role: &Role,
+        at: Timestamp,
+    ) -> Result<Verified<T>, VerifyError> {
         let payload = self.typed_payload(T::PAYLOAD_TYPE, T::MAX_BYTES)?;
         let message = pae(&self.payload_type, &payload);
         let mut signers: Vec<Signer> = Vec::new();
@@ -201,7 +201,12 @@ impl Envelope {
         }
         let needed = trust.threshold(role).max(1);
         if signers.len() < needed {
-            return Err(VerifyError::NotEnoughSigners { role: role.to_string(), found: signers.len(), needed, reasons });
+            return Err(VerifyError::NotEnoughSigners {
+                role: role.to_string(),
+                found: signers.len(),
+                needed,
+                reasons,
+            });
         }
         let document = T::from_payload(&payload).map_err(VerifyError::Payload)?;
         Ok(Verified { document, digest: Digest::of(&payload), signers })
@@ -242,11 +247,10 @@ fn checked_signer(
 ) -> Result<Signer, String> {
     let key = trust.key_for(role, signature.keyid, at).map_err(|error| error.to_string())?;
     let keyid = signature.keyid;
-    let bytes: [u8; 64] = STANDARD
-        .decode(&signature.sig)
-        .ok()
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| format!("key {} has no 64-byte signature", Digest::of(keyid.to_string().as_bytes()).short()))?;
+    let bytes: [u8; 64] =
+        STANDARD.decode(&signature.sig).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+            format!("key {} has no 64-byte signature", Digest::of(keyid.to_string().as_bytes()).short())
+        })?;
     key.public
         .verify_strict(message, &Ed25519Signature::from_bytes(&bytes))
         .map_err(|_| format!("the signature of {} does not verify", key.owner))?;
@@ -336,9 +340,6 @@ mod tests {
         let mut envelope = Envelope::sign(Note::PAYLOAD_TYPE, b"hi", &[&key]);
         let one = envelope.signatures[0].clone();
         envelope.signatures = vec![one; 17];
-        assert_eq!(
-            Envelope::from_json(&envelope.to_json()),
-            Err(EnvelopeError::TooManySignatures { found: 17 })
-        );
+        assert_eq!(Envelope::from_json(&envelope.to_json()), Err(EnvelopeError::TooManySignatures { found: 17 }));
     }
 }

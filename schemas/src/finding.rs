@@ -99,7 +99,10 @@ pub fn sort_findings(findings: &mut Vec<Finding>) {
 
 /// Splits a pointer so that `/steps/10` comes after `/steps/9`.
 fn natural(pointer: &str) -> Vec<(u64, String)> {
-    pointer.split('/').map(|part| part.parse::<u64>().map_or((0, part.to_owned()), |n| (n + 1, String::new()))).collect()
+    pointer
+        .split('/')
+        .map(|part| part.parse::<u64>().map_or((0, part.to_owned()), |n| (n + 1, String::new())))
+        .collect()
 }
 
 #[cfg(test)]

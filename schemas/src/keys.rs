@@ -90,8 +90,7 @@ impl schemars::JsonSchema for KeyId {
 
 /// A public key from 64 hex digits; weak keys are refused here, where keys are enrolled.
 pub fn public_from_hex(hex: &str) -> Result<VerifyingKey, KeyError> {
-    let bytes: [u8; 32] =
-        bytes_of_hex(hex).and_then(|bytes| bytes.try_into().ok()).ok_or(KeyError::NotAPublicKey)?;
+    let bytes: [u8; 32] = bytes_of_hex(hex).and_then(|bytes| bytes.try_into().ok()).ok_or(KeyError::NotAPublicKey)?;
     let key = VerifyingKey::from_bytes(&bytes).map_err(|_| KeyError::NotAPublicKey)?;
     if key.is_weak() {
         return Err(KeyError::Weak);

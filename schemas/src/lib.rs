@@ -34,7 +34,8 @@ pub use keys::{KeyError, KeyId, SecretKey, public_from_hex};
 pub use limits::Limits;
 pub use manifest::{ApprovalsRequired, Decision, Decisions, GateVerdict, Manifest};
 pub use plan::{
-    Bounds, Capture, Check, Class, ExpectRows, Expectation, OnFailure, Plan, PlanStep, UndoCommand, is_valid_id, pointer,
+    Bounds, Capture, Check, Class, ExpectRows, Expectation, OnFailure, Plan, PlanStep, UndoCommand, is_valid_id,
+    pointer,
 };
 pub use published::{published, schema_of_type};
 pub use receipt::{End, Receipt, StepReceipt};

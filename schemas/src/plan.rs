@@ -273,7 +273,10 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_refused() {
-        assert!(Plan::from_payload(br#"{"session":"s","agent":"a","environment":"e","intent":"i","steps":[],"x":1}"#).is_err());
+        assert!(
+            Plan::from_payload(br#"{"session":"s","agent":"a","environment":"e","intent":"i","steps":[],"x":1}"#)
+                .is_err()
+        );
     }
 
     #[test]

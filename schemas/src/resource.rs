@@ -95,7 +95,8 @@ impl FromStr for Resource {
     fn from_str(text: &str) -> Result<Self, ResourceError> {
         let bad = || ResourceError(text.chars().take(80).collect());
         let (scheme, rest) = text.split_once(':').ok_or_else(bad)?;
-        if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) || rest.is_empty() {
+        if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) || rest.is_empty()
+        {
             return Err(bad());
         }
         // A file name may hold a `#`; only other schemes have parts.

@@ -69,12 +69,7 @@ impl Subject {
 impl<P: Predicate> Statement<P> {
     /// A statement about `subject`.
     pub fn new(subject: Vec<Subject>, predicate: P) -> Self {
-        Self {
-            statement_type: STATEMENT_TYPE.to_owned(),
-            subject,
-            predicate_type: P::TYPE.to_owned(),
-            predicate,
-        }
+        Self { statement_type: STATEMENT_TYPE.to_owned(), subject, predicate_type: P::TYPE.to_owned(), predicate }
     }
 
     /// The bytes to sign: compact JSON.
@@ -98,8 +93,12 @@ impl<P: Predicate> Document for Statement<P> {
     fn from_payload(payload: &[u8]) -> Result<Self, StrictError> {
         let statement: Self = parse_strict(payload, P::MAX_BYTES)?;
         if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != P::TYPE {
-            let message =
-                format!("a {} with predicate {} was expected, not {}", STATEMENT_TYPE, P::TYPE, statement.predicate_type);
+            let message = format!(
+                "a {} with predicate {} was expected, not {}",
+                STATEMENT_TYPE,
+                P::TYPE,
+                statement.predicate_type
+            );
             return Err(StrictError::Malformed { message });
         }
         Ok(statement)

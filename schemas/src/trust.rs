@@ -342,10 +342,7 @@ pub(crate) mod tests {
         let very_late = "2031-01-01T00:00:00Z".parse().unwrap();
         assert!(matches!(trust.key_for(&Role::Gate, key.id(), very_late), Err(TrustError::RootExpired { .. })));
         trust.keys.get_mut(&key.id()).unwrap().revoked_at = Some("2026-10-01T00:00:00Z".parse().unwrap());
-        assert!(matches!(
-            trust.key_for(&Role::Gate, key.id(), NOW.parse().unwrap()),
-            Err(TrustError::Revoked { .. })
-        ));
+        assert!(matches!(trust.key_for(&Role::Gate, key.id(), NOW.parse().unwrap()), Err(TrustError::Revoked { .. })));
     }
 
     #[test]

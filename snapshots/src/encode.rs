@@ -113,9 +113,8 @@ pub(crate) fn parse(input: &[u8]) -> Option<(Tree, Places)> {
         raw.push((reader.u32()?, reader.u64()?, reader.u64()?));
         tree.entries.push(Entry { path, node, meta, stamp });
     }
-    let packs: Vec<std::sync::Arc<str>> = (0..reader.u32()?)
-        .map(|_| Some(std::str::from_utf8(reader.bytes()?).ok()?.into()))
-        .collect::<Option<_>>()?;
+    let packs: Vec<std::sync::Arc<str>> =
+        (0..reader.u32()?).map(|_| Some(std::str::from_utf8(reader.bytes()?).ok()?.into())).collect::<Option<_>>()?;
     let place = |(number, offset, len): (u32, u64, u64)| match number.checked_sub(1) {
         None => Some(None),
         Some(at) => Some(Some(Place { pack: packs.get(at as usize)?.clone(), offset, len })),

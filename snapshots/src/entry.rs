@@ -185,4 +185,3 @@ pub(crate) fn path_order(a: &Path, b: &Path) -> Ordering {
     let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     a.as_os_str().as_bytes().iter().map(key).cmp(b.as_os_str().as_bytes().iter().map(key))
 }
-

@@ -42,7 +42,8 @@ pub fn restore(
 }
 
 fn not_restored(root: &Root, difference: &Difference<'_>) -> SnapshotError {
-    let say = |entry: Option<&Entry>| entry.map_or("absent".to_owned(), |entry| format!("{:?} {:?}", entry.node, entry.meta));
+    let say =
+        |entry: Option<&Entry>| entry.map_or("absent".to_owned(), |entry| format!("{:?} {:?}", entry.node, entry.meta));
     let what = format!("wanted {}, found {}", say(difference.before), say(difference.after));
     SnapshotError::NotRestored { path: root.path().join(difference.path()), what }
 }
@@ -150,7 +151,9 @@ impl Work<'_> {
         let at = self.tree.entries.binary_search_by(|known| crate::entry::path_order(&known.path, &entry.path));
         let place = at.ok().and_then(|at| self.places.get(at)).and_then(Option::as_ref);
         let Some(place) = place else {
-            return Err(SnapshotError::Integrity { what: format!("the content of {} was not stored", shown.display()) });
+            return Err(SnapshotError::Integrity {
+                what: format!("the content of {} was not stored", shown.display()),
+            });
         };
         check_content(&mut self.reader, content, place)?;
         let (folder, name) = self.root.parent_of(&entry.path)?;
@@ -185,7 +188,8 @@ impl Work<'_> {
         let temporary = temporary_name(self.tag);
         rustix::fs::linkat(&from_folder, from_name, &folder, &*temporary, AtFlags::empty())
             .map_err(SnapshotError::io("cannot link", &shown))?;
-        rustix::fs::renameat(&folder, &*temporary, &folder, name).map_err(SnapshotError::io("cannot rename", &shown))?;
+        rustix::fs::renameat(&folder, &*temporary, &folder, name)
+            .map_err(SnapshotError::io("cannot rename", &shown))?;
         // Renaming one name of a file over another name of the same file leaves both (rename(2)).
         match rustix::fs::unlinkat(&folder, &*temporary, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),

@@ -213,5 +213,7 @@ pub(crate) fn check_content(reader: &mut PackReader, content: &Content, place: &
     if Hash(*hasher.finalize().as_bytes()) == content.hash {
         return Ok(());
     }
-    Err(SnapshotError::Integrity { what: format!("content {} in pack {} is not what was written", content.hash, place.pack) })
+    Err(SnapshotError::Integrity {
+        what: format!("content {} in pack {} is not what was written", content.hash, place.pack),
+    })
 }

@@ -147,12 +147,15 @@ impl<'a> Walk<'a> {
         let known = self.known_entry(path, &stat);
         let (node, meta, place) = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => match known {
-                Some((entry, place)) if reading.accepts(place) => (entry.node.clone(), entry.meta.clone(), place.clone()),
+                Some((entry, place)) if reading.accepts(place) => {
+                    (entry.node.clone(), entry.meta.clone(), place.clone())
+                }
                 _ => self.read_file(folder, name, path, &stat, reading)?,
             },
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fd = openat(folder, name, flags, Mode::empty()).map_err(SnapshotError::io("cannot open", &shown))?;
+                let fd =
+                    openat(folder, name, flags, Mode::empty()).map_err(SnapshotError::io("cannot open", &shown))?;
                 let meta = match known {
                     Some((entry, _)) => entry.meta.clone(),
                     None => self.meta(&fd, &stat, path)?,
@@ -250,11 +253,7 @@ fn word(kind: FileType) -> &'static str {
 
 fn fd_xattrs(fd: &OwnedFd, shown: &Path) -> Result<Xattrs, SnapshotError> {
     let fd = fd.as_fd();
-    xattrs(
-        shown,
-        |buffer| rustix::fs::flistxattr(fd, buffer),
-        |name, buffer| rustix::fs::fgetxattr(fd, name, buffer),
-    )
+    xattrs(shown, |buffer| rustix::fs::flistxattr(fd, buffer), |name, buffer| rustix::fs::fgetxattr(fd, name, buffer))
 }
 
 fn link_xattrs(path: &Path, shown: &Path) -> Result<Xattrs, SnapshotError> {

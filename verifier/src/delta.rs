@@ -7,7 +7,8 @@ use schemas::{Bounds, Change, ChangeKind, Expectation, Resource, RowCount};
 pub fn undeclared(writes: &[Resource], expect: Option<&Expectation>, changes: &[Change]) -> Vec<String> {
     let mut out = Vec::new();
     for change in changes {
-        let declared = change.resource.parse::<Resource>().is_ok_and(|found| writes.iter().any(|write| write.contains(&found)));
+        let declared =
+            change.resource.parse::<Resource>().is_ok_and(|found| writes.iter().any(|write| write.contains(&found)));
         if !declared {
             out.push(format!("{} changed and was not declared", change.resource));
         }
@@ -25,9 +26,11 @@ pub fn undeclared(writes: &[Resource], expect: Option<&Expectation>, changes: &[
         let suffix = format!("#{table}");
         let found = changes.iter().find(|change| change.resource.ends_with(&suffix)).and_then(|change| change.rows);
         let found = found.unwrap_or(RowCount::default());
-        for (what, bounds, number) in
-            [("inserted", rows.inserted, found.inserted), ("updated", rows.updated, found.updated), ("deleted", rows.deleted, found.deleted)]
-        {
+        for (what, bounds, number) in [
+            ("inserted", rows.inserted, found.inserted),
+            ("updated", rows.updated, found.updated),
+            ("deleted", rows.deleted, found.deleted),
+        ] {
             out.extend(broken(bounds, number).map(|text| format!("{text} rows of {table} {what}")));
         }
     }
@@ -49,14 +52,19 @@ mod tests {
     #[test]
     fn a_change_outside_the_declared_writes_is_told() {
         let writes = [Resource::file("/srv/app/conf")];
-        let changes = [change("file:/srv/app/conf/x", ChangeKind::Created), change("file:/srv/app/data", ChangeKind::Updated)];
+        let changes =
+            [change("file:/srv/app/conf/x", ChangeKind::Created), change("file:/srv/app/data", ChangeKind::Updated)];
         assert_eq!(undeclared(&writes, None, &changes), ["file:/srv/app/data changed and was not declared"]);
     }
 
     #[test]
     fn too_many_and_too_few_changes_are_told() {
         let writes = [Resource::file("/srv")];
-        let expect = Expectation { created: Some(Bounds::Exactly(1)), deleted: Some(Bounds::Exactly(0)), ..Expectation::default() };
+        let expect = Expectation {
+            created: Some(Bounds::Exactly(1)),
+            deleted: Some(Bounds::Exactly(0)),
+            ..Expectation::default()
+        };
         let none = undeclared(&writes, Some(&expect), &[]);
         assert_eq!(none, ["exactly 1 declared, 0 found: resources created"]);
         let two = [change("file:/srv/a", ChangeKind::Created), change("file:/srv/b", ChangeKind::Deleted)];

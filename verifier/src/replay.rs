@@ -18,7 +18,9 @@ pub fn keepable(run: &Run, old: &[PlanStep], new: &[PlanStep]) -> Vec<Kept> {
     loop {
         let before = kept.len();
         for (new_ix, step) in new.iter().enumerate() {
-            let Some(old_ix) = old_by_id.get(step.id.as_str()).filter(|_| !kept.contains_key(step.id.as_str())) else { continue };
+            let Some(old_ix) = old_by_id.get(step.id.as_str()).filter(|_| !kept.contains_key(step.id.as_str())) else {
+                continue;
+            };
             let verified = run.state(StepIx(*old_ix as u32)) == StepState::Verified;
             let same = old.get(*old_ix).is_some_and(|old| is_same(old, step));
             let needs_kept = step.needs.iter().all(|need| kept.contains_key(need.as_str()));

@@ -1,7 +1,26 @@
-//! Development commands: `cargo xtask schemas` and, later, `test` and `bench`.
-fn main() {
-    for (file, schema) in schemas::published() {
-        let text = serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n";
-        let _ = std::fs::write(std::path::Path::new("schemas/published").join(file), text);
+//! `cargo xtask`: everything that a contributor or a CI job runs. Must never need anything that was installed by hand.
+
+mod bench;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let verb = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let outcome = match verb.as_str() {
+        "test" => run::test(),
+        "schemas" => run::schemas(),
+        "crash" => run::crash(&rest),
+        "bench" => bench::bench(&rest),
+        _ => Err("cargo xtask test | schemas | crash [KILLS] | bench [NAMES…]".to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            run::say(&message);
+            ExitCode::FAILURE
+        }
     }
 }

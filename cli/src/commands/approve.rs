@@ -2,7 +2,9 @@
 
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
-use schemas::{Approval, Assessment, Digest, Document as _, Envelope, ExitCode, RecordBody, Role, Statement, Subject, Verdict};
+use schemas::{
+    Approval, Assessment, Digest, Document as _, Envelope, ExitCode, RecordBody, Role, Statement, Subject, Verdict,
+};
 
 use crate::flow;
 use crate::home::Home;
@@ -38,7 +40,8 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     }
     let key = home.key(&args.name)?;
     let trust = home.trust()?;
-    let role: Role = manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
+    let role: Role =
+        manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
     let owner = trust.document().key(key.id()).map(|key| key.owner.clone());
     let Some(owner) = owner.filter(|_| trust.document().holders(&role).contains(&key.id())) else {
         return Err(Problem::identity(format!("the key {} is not in role {role}", args.name), "backout key list"));
@@ -60,7 +63,13 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     let envelope = Envelope::sign(Statement::<Approval>::PAYLOAD_TYPE, &payload, &[&key]);
     let name = Digest::of(&payload);
     home.keep(name, &envelope.to_json())?;
-    home.note(RecordBody::Approved { manifest: digest, approval: name, owner: owner.clone(), nonce, reject: args.reject })?;
+    home.note(RecordBody::Approved {
+        manifest: digest,
+        approval: name,
+        owner: owner.clone(),
+        nonce,
+        reject: args.reject,
+    })?;
     show_what(home, manifest, output);
     let word = if args.reject { "rejected" } else { "approved" };
     output.result(&serde_json::json!({"manifest": digest, "approval": name, "by": owner, "verdict": word}), || {

@@ -48,7 +48,13 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         if gated.assessment.steps.len() <= 50 {
             let row = |(step, decision): (&schemas::StepAssessment, &schemas::Decision)| {
                 let changes = step.changes.len().to_string();
-                vec![step.id.clone(), step.class.as_str().to_owned(), changes, decision.people.to_string(), decision.rules.join(" ")]
+                vec![
+                    step.id.clone(),
+                    step.class.as_str().to_owned(),
+                    changes,
+                    decision.people.to_string(),
+                    decision.rules.join(" "),
+                ]
             };
             let rows = gated.assessment.steps.iter().zip(&gated.decisions.steps).map(row).collect();
             out.push_str(&table(&["step", "class", "changes", "people", "rules"], rows));
@@ -56,7 +62,10 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         let short = gated.digest.short();
         out.push_str(&match manifest.approvals.people {
             0 => format!("allowed\nnext: backout run {short}\n"),
-            people => format!("waits for {people} approvals in role {}\nnext: backout approve {short} --as NAME\n", manifest.approvals.role),
+            people => format!(
+                "waits for {people} approvals in role {}\nnext: backout approve {short} --as NAME\n",
+                manifest.approvals.role
+            ),
         });
         out
     });

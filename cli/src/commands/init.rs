@@ -36,17 +36,20 @@ pub(crate) struct NewKey<'a> {
 }
 
 pub(crate) fn run(args: &InitArgs, dir: Option<&Path>, output: &Output) -> Result<ExitCode, Problem> {
-    let folder = args
-        .folder
-        .canonicalize()
-        .map_err(|error| Problem::usage(format!("{}: {error}", args.folder.display()), "backout init FOLDER, with a folder that exists"))?;
+    let folder = args.folder.canonicalize().map_err(|error| {
+        Problem::usage(format!("{}: {error}", args.folder.display()), "backout init FOLDER, with a folder that exists")
+    })?;
     let root = folder.display().to_string();
     let site = format!(
         "# Environments: where plans may act. Read anew for every command; a change voids approvals.\n\n\
          [environments.staging]\nroots = [{root:?}]\n\n\
          # [environments.production]\n# roots = [\"/srv/app\"]\n# production = true\n# backups = [\"file:/srv/app/backups\"]\n"
     );
-    let home = make(dir.map_or_else(|| folder.join(".backout"), Path::to_owned), &site, &["staging".to_owned(), "production".to_owned()])?;
+    let home = make(
+        dir.map_or_else(|| folder.join(".backout"), Path::to_owned),
+        &site,
+        &["staging".to_owned(), "production".to_owned()],
+    )?;
     let sample = folder.join("sample.plan.json");
     write_sample(&home, &sample)?;
     let made = Made { dir: home.dir().to_owned(), sample: sample.clone() };
@@ -71,7 +74,8 @@ pub(crate) fn make(dir: PathBuf, site: &str, environments: &[String]) -> Result<
     }
     let home = Home::at(dir);
     home.make_folders()?;
-    let home = Home::at(home.dir().canonicalize().map_err(|error| Problem::failure("cannot use the state folder", &error))?);
+    let home =
+        Home::at(home.dir().canonicalize().map_err(|error| Problem::failure("cannot use the state folder", &error))?);
     write(&home.path("backout.toml"), site.as_bytes(), 0o644)?;
     let approver: Vec<Role> = environments.iter().map(|name| Role::Approver(name.clone())).collect();
     let with = |role: Role| [approver.clone(), vec![role]].concat();
@@ -125,7 +129,8 @@ pub(crate) fn publish(home: &Home, trust: &TrustRoot) -> Result<(), Problem> {
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {
-    write_durably(path, bytes, mode).map_err(|error| Problem::failure(&format!("cannot write {}", path.display()), &error))
+    write_durably(path, bytes, mode)
+        .map_err(|error| Problem::failure(&format!("cannot write {}", path.display()), &error))
 }
 
 fn write_sample(home: &Home, path: &Path) -> Result<(), Problem> {

@@ -44,8 +44,10 @@ pub(crate) fn run(command: &KeyCommand, home: &Home, output: &Output) -> Result<
             if !schemas::is_valid_id(name) {
                 return Err(Problem::usage(format!("{name:?} is not a name"), "use letters, digits, `.`, `_`, `-`"));
             }
-            let roles: Vec<Role> =
-                role.iter().map(|role| role.parse().map_err(|text: String| Problem::usage(text, "backout key new --help"))).collect::<Result<_, _>>()?;
+            let roles: Vec<Role> = role
+                .iter()
+                .map(|role| role.parse().map_err(|text: String| Problem::usage(text, "backout key new --help")))
+                .collect::<Result<_, _>>()?;
             let mut trust = home.trust()?.into_document();
             trust.version += 1;
             let key = NewKey { name, roles, environments: environment.clone() };
@@ -63,10 +65,17 @@ fn list(home: &Home, output: &Output) -> Result<ExitCode, Problem> {
         .document()
         .listing()
         .into_iter()
-        .map(|(keyid, key, roles)| Listed { keyid: keyid.to_string(), owner: key.owner.clone(), roles, not_after: key.not_after.to_string() })
+        .map(|(keyid, key, roles)| Listed {
+            keyid: keyid.to_string(),
+            owner: key.owner.clone(),
+            roles,
+            not_after: key.not_after.to_string(),
+        })
         .collect();
     output.result(&listed, || {
-        let row = |key: &Listed| vec![key.owner.clone(), key.roles.join(" "), key.keyid.chars().take(16).collect(), key.not_after.clone()];
+        let row = |key: &Listed| {
+            vec![key.owner.clone(), key.roles.join(" "), key.keyid.chars().take(16).collect(), key.not_after.clone()]
+        };
         table(&["owner", "roles", "key", "until"], listed.iter().map(row).collect())
     });
     Ok(ExitCode::Done)

@@ -32,7 +32,11 @@ pub(crate) fn run(args: &LogArgs, home: &Home, output: &Output) -> Result<ExitCo
 
 fn line(record: &Record) -> String {
     let fact = serde_json::to_value(&record.fact).unwrap_or_default();
-    let (name, body) = fact.as_object().and_then(|object| object.iter().next()).map(|(name, body)| (name.clone(), body.clone())).unwrap_or_default();
+    let (name, body) = fact
+        .as_object()
+        .and_then(|object| object.iter().next())
+        .map(|(name, body)| (name.clone(), body.clone()))
+        .unwrap_or_default();
     let mut said: Vec<String> = Vec::new();
     for (key, value) in body.as_object().into_iter().flatten() {
         let text = match value {

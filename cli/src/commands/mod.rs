@@ -23,14 +23,19 @@ use clap::{Args, Parser, Subcommand};
 use schemas::ExitCode;
 
 use crate::home::Home;
-pub(crate) use recover::find as find_run;
 use crate::output::{Format, Output};
 use crate::problem::Problem;
+pub(crate) use recover::find as find_run;
 
 /// The transactional runner for changes that AI agents make to real systems.
 #[derive(Debug, Parser)]
-#[command(name = "backout", version, max_term_width = 100, after_help = "Exit codes: 0 committed or allowed, 2 usage or invalid plan, \
-3 identity, 4 rolled back, 5 refused, 6 waiting for approvals, 7 stale, 8 stopped, 9 timed out, 10 STUCK, 11 integrity, 255 bug")]
+#[command(
+    name = "backout",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 committed or allowed, 2 usage or invalid plan, \
+3 identity, 4 rolled back, 5 refused, 6 waiting for approvals, 7 stale, 8 stopped, 9 timed out, 10 STUCK, 11 integrity, 255 bug"
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -113,7 +118,9 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Problem> {
 /// Reads a file that the user named, or standard input for `-`, up to `limit` bytes.
 pub(crate) fn read_input(path: &std::path::Path, limit: usize) -> Result<Vec<u8>, Problem> {
     use std::io::Read as _;
-    let failed = |error: std::io::Error| Problem::usage(format!("cannot read {}: {error}", path.display()), "name an existing file");
+    let failed = |error: std::io::Error| {
+        Problem::usage(format!("cannot read {}: {error}", path.display()), "name an existing file")
+    };
     let mut bytes = Vec::new();
     let limit_u64 = limit as u64 + 1;
     if path.as_os_str() == "-" {

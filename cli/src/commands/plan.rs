@@ -109,13 +109,26 @@ fn check(path: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem>
     let steps = &ready.planned.steps;
     let worst = steps.iter().map(|step| step.lowered.class).max().map_or("none", schemas::Class::as_str);
     let signed_by = ready.signer.as_ref().map(|signer| signer.owner.as_str());
-    let checked =
-        Checked { valid: true, plan: ready.digest, signed_by, steps: steps.len(), worst_class: worst, warnings: &ready.planned.warnings };
+    let checked = Checked {
+        valid: true,
+        plan: ready.digest,
+        signed_by,
+        steps: steps.len(),
+        worst_class: worst,
+        warnings: &ready.planned.warnings,
+    };
     output.result(&checked, || {
         let signed = signed_by.map_or("not signed".to_owned(), |owner| format!("signed by {owner}"));
         let mut out = format!("valid: {} steps, {signed}, worst class {worst}\n", steps.len());
         if steps.len() <= 50 {
-            let row = |step: &kernel::StepSpec| vec![step.id.clone(), step.uses.clone(), step.lowered.class.as_str().to_owned(), step.lowered.way_back.how.clone()];
+            let row = |step: &kernel::StepSpec| {
+                vec![
+                    step.id.clone(),
+                    step.uses.clone(),
+                    step.lowered.class.as_str().to_owned(),
+                    step.lowered.way_back.how.clone(),
+                ]
+            };
             out.push_str(&table(&["step", "uses", "class", "way back"], steps.iter().map(row).collect()));
         }
         ready.planned.warnings.iter().for_each(|finding| out.push_str(&output.finding(finding)));
@@ -129,7 +142,8 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
     if planner::is_envelope(&bytes) {
         return Err(Problem::usage("the plan is signed already", "sign the bare plan"));
     }
-    planner::parse(&bytes).map_err(|findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan"))?;
+    planner::parse(&bytes)
+        .map_err(|findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan"))?;
     let envelope = Envelope::sign(Plan::PAYLOAD_TYPE, &bytes, &[&home.key(name)?]);
     let beside = || {
         let stem = path.file_name().map_or("plan".to_owned(), |name| name.to_string_lossy().into_owned());
@@ -137,7 +151,8 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
         path.with_file_name(format!("{stem}.plan.json"))
     };
     let target = to.map_or_else(beside, Path::to_owned);
-    write_durably(&target, &envelope.to_json(), 0o644).map_err(|error| Problem::failure(&format!("cannot write {}", target.display()), &error))?;
+    write_durably(&target, &envelope.to_json(), 0o644)
+        .map_err(|error| Problem::failure(&format!("cannot write {}", target.display()), &error))?;
     let digest = Digest::of(&bytes);
     output.result(&serde_json::json!({"plan": digest, "file": target}), || {
         format!("signed {digest}\nnext: backout gate {}\n", target.display())
@@ -147,8 +162,9 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
 
 fn show(path: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let ready = ready(path, home)?;
-    let assessment = flow::assess(&ready.planned, &home.drivers()?, ready.digest, None)
-        .map_err(|findings| Problem::findings(ExitCode::Refused, "the plan could not be looked at", findings, "mend the plan or the world"))?;
+    let assessment = flow::assess(&ready.planned, &home.drivers()?, ready.digest, None).map_err(|findings| {
+        Problem::findings(ExitCode::Refused, "the plan could not be looked at", findings, "mend the plan or the world")
+    })?;
     output.result(&assessment, || assessed(&ready.planned.plan, &assessment));
     Ok(ExitCode::Done)
 }
@@ -159,8 +175,12 @@ pub(crate) fn assessed(plan: &Plan, assessment: &Assessment) -> String {
     for step in &assessment.steps {
         out.push_str(&format!("\n{} [{}] {}\n", step.id, step.class.as_str(), step.way_back.how));
         for change in step.changes.iter().take(20) {
-            let rows = change.rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
-            let word = serde_json::to_value(change.change).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default();
+            let rows =
+                change.rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
+            let word = serde_json::to_value(change.change)
+                .ok()
+                .and_then(|word| word.as_str().map(str::to_owned))
+                .unwrap_or_default();
             out.push_str(&format!("  {word} {}{rows}\n", change.resource));
         }
         if step.changes.len() > 20 {
@@ -179,7 +199,10 @@ fn graph(path: &Path, language: Language, home: &Home, output: &Output) -> Resul
         Language::Mermaid => mermaid(plan),
         Language::Dot => dot(plan),
         Language::Svg if plan.steps.len() > SVG_STEPS => {
-            return Err(Problem::usage(format!("a picture of {} steps cannot be read", plan.steps.len()), "--language dot"));
+            return Err(Problem::usage(
+                format!("a picture of {} steps cannot be read", plan.steps.len()),
+                "--language dot",
+            ));
         }
         Language::Svg => svg(&ready.planned),
     };
@@ -210,7 +233,8 @@ fn dot(plan: &Plan) -> String {
 }
 
 fn edges(plan: &Plan) -> Vec<(usize, usize)> {
-    let by_id: std::collections::HashMap<&str, usize> = plan.steps.iter().enumerate().map(|(ix, step)| (step.id.as_str(), ix)).collect();
+    let by_id: std::collections::HashMap<&str, usize> =
+        plan.steps.iter().enumerate().map(|(ix, step)| (step.id.as_str(), ix)).collect();
     let of = |(to, step): (usize, &schemas::PlanStep)| -> Vec<(usize, usize)> {
         step.needs.iter().filter_map(|need| by_id.get(need.as_str()).map(|from| (*from, to))).collect()
     };

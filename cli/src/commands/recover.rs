@@ -194,7 +194,9 @@ fn tell_before(folded: &Folded) -> Told {
 fn told_text(told: &Told) -> String {
     let list = |names: &[String]| match names {
         [] => "none".to_owned(),
-        names if names.len() > 20 => format!("{} … ({} in all)", names.iter().take(20).cloned().collect::<Vec<_>>().join(", "), names.len()),
+        names if names.len() > 20 => {
+            format!("{} … ({} in all)", names.iter().take(20).cloned().collect::<Vec<_>>().join(", "), names.len())
+        }
         names => names.join(", "),
     };
     format!(

@@ -32,14 +32,20 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     let opening = flow::admit(home, &drivers, &journal, &args.manifest)?;
     let parse = |digest| {
         let payload = home.payload(digest)?;
-        planner::parse(&payload).map_err(|findings| Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify"))
+        planner::parse(&payload).map_err(|findings| {
+            Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify")
+        })
     };
     let (old, new) = (parse(folded.loaded.plan)?, parse(opening.predicate.plan)?);
     if old.environment != new.environment || old.agent != new.agent {
-        return Err(Problem::usage("the corrected plan is for another environment or by another agent", "correct the plan"));
+        return Err(Problem::usage(
+            "the corrected plan is for another environment or by another agent",
+            "correct the plan",
+        ));
     }
     let kept = verifier::keepable(&folded.run, &old.steps, &new.steps);
-    let names: Vec<&str> = kept.iter().filter_map(|(_, ix)| new.steps.get(ix.at())).map(|step| step.id.as_str()).collect();
+    let names: Vec<&str> =
+        kept.iter().filter_map(|(_, ix)| new.steps.get(ix.at())).map(|step| step.id.as_str()).collect();
     output.note(&format!("keeps {} verified steps: {}", names.len(), names.join(", ")));
 
     // First everything that does not stay is put back and proved.

@@ -73,4 +73,3 @@ pub(crate) fn tell(rested: &Rested, output: &Output) -> ExitCode {
     }
     rested.code
 }
-

@@ -17,7 +17,9 @@ pub(crate) fn run(args: &SchemaArgs, output: &Output) -> Result<ExitCode, Proble
     let folder = tempfile::tempdir().map_err(|error| Problem::failure("cannot make a temporary folder", &error))?;
     let store = snapshots::Store::open(folder.path()).map_err(|error| Problem::snapshot(&error))?;
     let drivers = drivers::all(&store);
-    let checks = drivers.iter().flat_map(|driver| driver.checks().iter().map(|check| format!("{}.{check}", driver.name())).collect::<Vec<_>>());
+    let checks = drivers.iter().flat_map(|driver| {
+        driver.checks().iter().map(|check| format!("{}.{check}", driver.name())).collect::<Vec<_>>()
+    });
     let published = schemas::published();
     let documents = published.iter().map(|(file, _)| file.trim_end_matches(".v1.json").to_owned());
     let mut names: Vec<String> = documents.chain(drivers.names()).chain(checks).collect();
@@ -26,9 +28,11 @@ pub(crate) fn run(args: &SchemaArgs, output: &Output) -> Result<ExitCode, Proble
         output.result(&names, || names.iter().map(|name| format!("{name}\n")).collect());
         return Ok(ExitCode::Done);
     };
-    let document = published.into_iter().find(|(file, _)| file.trim_end_matches(".v1.json") == name).map(|(_, schema)| schema);
+    let document =
+        published.into_iter().find(|(file, _)| file.trim_end_matches(".v1.json") == name).map(|(_, schema)| schema);
     let operation = name.split_once('.').map_or("", |(_, operation)| operation);
-    let of_kind = drivers.for_step(name).or_else(|| drivers.for_check(name)).and_then(|driver| driver.schema(operation));
+    let of_kind =
+        drivers.for_step(name).or_else(|| drivers.for_check(name)).and_then(|driver| driver.schema(operation));
     match document.or(of_kind) {
         Some(schema) => {
             output.result(&schema, || serde_json::to_string_pretty(&schema).unwrap_or_default() + "\n");

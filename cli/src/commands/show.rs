@@ -34,8 +34,19 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
         "receipt": receipt.as_ref().map(|receipt| &receipt.document().predicate),
     });
     output.result(&value, || {
-        let mut out = format!("{} of session {} in {}, plan {}\n", line.run, line.session, line.environment, folded.loaded.plan.short());
-        let rows = folded.loaded.steps.iter().zip(&steps).map(|(step, (id, state))| vec![id.clone(), step.uses.clone(), state.as_str().to_owned()]);
+        let mut out = format!(
+            "{} of session {} in {}, plan {}\n",
+            line.run,
+            line.session,
+            line.environment,
+            folded.loaded.plan.short()
+        );
+        let rows = folded
+            .loaded
+            .steps
+            .iter()
+            .zip(&steps)
+            .map(|(step, (id, state))| vec![id.clone(), step.uses.clone(), state.as_str().to_owned()]);
         out.push_str(&table(&["step", "uses", "state"], rows.take(200).collect()));
         match &receipt {
             Some(receipt) => out.push_str(&receipt_text(&receipt.document().predicate, output)),
@@ -48,13 +59,15 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
 
 /// A kept receipt, its signature verified for the time at which it was signed.
 pub(crate) fn read_receipt(home: &Home, digest: schemas::Digest) -> Result<Verified<Statement<Receipt>>, Problem> {
-    let envelope = Envelope::from_json(&home.document(digest)?).map_err(|error| Problem::identity(chain(&error), "backout verify"))?;
+    let envelope = Envelope::from_json(&home.document(digest)?)
+        .map_err(|error| Problem::identity(chain(&error), "backout verify"))?;
     let payload = home.payload(digest)?;
-    let said = Statement::<Receipt>::from_payload(&payload).map_err(|error| Problem::identity(chain(&error), "backout verify"))?;
+    let said = Statement::<Receipt>::from_payload(&payload)
+        .map_err(|error| Problem::identity(chain(&error), "backout verify"))?;
     let trust = home.trust()?;
-    envelope
-        .verify(trust.document(), &Role::Runner, said.predicate.ended)
-        .map_err(|error| Problem::identity(format!("a receipt's signature is not good: {}", chain(&error)), "keep .backout as evidence"))
+    envelope.verify(trust.document(), &Role::Runner, said.predicate.ended).map_err(|error| {
+        Problem::identity(format!("a receipt's signature is not good: {}", chain(&error)), "keep .backout as evidence")
+    })
 }
 
 /// A receipt for people.

@@ -30,7 +30,8 @@ pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitC
     let slots = slots(default_jobs());
     let mut conductor = Conductor::new(folded, slots);
     let by = "undo".to_owned();
-    let facts = was_open.then(|| RecordBody::Reopened { by: by.clone() }).into_iter().chain([RecordBody::UndoRequested { by }]);
+    let facts =
+        was_open.then(|| RecordBody::Reopened { by: by.clone() }).into_iter().chain([RecordBody::UndoRequested { by }]);
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;
     }

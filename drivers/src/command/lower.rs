@@ -59,16 +59,33 @@ pub(super) fn way(params: &Run, undo: Option<&UndoCommand>) -> Way {
 pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered, Vec<Finding>> {
     let params: Run = parameters(step, ix)?;
     let mut findings = Vec::new();
-    if params.argv.is_empty() || params.argv.iter().any(|word| word.contains('\0')) || params.argv.first().is_some_and(String::is_empty) {
-        findings.push(bad(step, ix, "/argv", Code::STEP_PARAMETERS, "a program is needed, and no word may hold a NUL".to_owned()));
+    if params.argv.is_empty()
+        || params.argv.iter().any(|word| word.contains('\0'))
+        || params.argv.first().is_some_and(String::is_empty)
+    {
+        findings.push(bad(
+            step,
+            ix,
+            "/argv",
+            Code::STEP_PARAMETERS,
+            "a program is needed, and no word may hold a NUL".to_owned(),
+        ));
     }
     if let Some(name) = params.env.keys().find(|name| !is_variable(name)) {
-        findings.push(bad(step, ix, "/env", Code::STEP_PARAMETERS, format!("{name:?} cannot be set: it is malformed or changes how programs are loaded")));
+        findings.push(bad(
+            step,
+            ix,
+            "/env",
+            Code::STEP_PARAMETERS,
+            format!("{name:?} cannot be set: it is malformed or changes how programs are loaded"),
+        ));
     }
     let mut places = |paths: &[String], field: &str| -> Vec<Place> {
         let each = paths.iter().enumerate();
         each.filter_map(|(at, path)| {
-            place_or_finding(path, facts, &step.id, format!("/steps/{ix}/with/{field}/{at}")).map_err(|f| findings.push(*f)).ok()
+            place_or_finding(path, facts, &step.id, format!("/steps/{ix}/with/{field}/{at}"))
+                .map_err(|f| findings.push(*f))
+                .ok()
         })
         .collect()
     };

@@ -159,8 +159,10 @@ impl Seen {
                 let detail = "the captured values differ, and nobody can say whose change it is".to_owned();
                 Sighting::Unclear { detail }
             }
-            _ => self.with_after(|after, changes| {
-                Sighting::Partial { after, changes, detail: "something is changed".to_owned() }
+            _ => self.with_after(|after, changes| Sighting::Partial {
+                after,
+                changes,
+                detail: "something is changed".to_owned(),
             }),
         }
     }
@@ -257,7 +259,8 @@ impl Driver for Command {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
         let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
         let fingerprints = if priors.is_empty() { look(step)? } else { BTreeMap::new() };
-        let mut notes = vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
+        let mut notes =
+            vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
         notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
         Ok(StepAssessment {
             id: step.id.clone(),
@@ -293,7 +296,13 @@ impl Driver for Command {
         BeforeImage::new(fingerprints, &before)
     }
 
-    fn apply(&self, step: &StepSpec, _before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
+    fn apply(
+        &self,
+        step: &StepSpec,
+        _before: &BeforeImage,
+        token: Token,
+        scope: &Scope,
+    ) -> Result<Output, DriverError> {
         token.spend_on_apply(step, scope)?;
         let params: Run = step.params()?;
         let cwd = lower::cwd_of(&params, &step.facts).map_err(DriverError::Refused)?;
@@ -344,7 +353,8 @@ impl Driver for Command {
             let root = Root::open(&watched.root).map_err(snapshot_failed)?;
             let was = self.store.tree(&watched.snapshot).map_err(snapshot_failed)?;
             let now = scan(&root, &watched.paths, Some(&was)).map_err(snapshot_failed)?;
-            restore(&self.store, &root, &watched.paths, &watched.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+            restore(&self.store, &root, &watched.paths, &watched.snapshot, &now, &scope.run)
+                .map_err(snapshot_failed)?;
             put_back(&root, &watched.folders)?;
         }
         Ok(())
@@ -366,11 +376,20 @@ impl Driver for Command {
         let text = String::from_utf8_lossy(&output.captured).into_owned();
         let holds = wanted.output_contains.as_ref().is_none_or(|wanted| text.contains(wanted));
         let code = output.exit_code.unwrap_or(-1);
-        let saw = format!("{} exited with {code}: {}", wanted.argv.join(" "), text.trim().chars().take(200).collect::<String>());
+        let saw = format!(
+            "{} exited with {code}: {}",
+            wanted.argv.join(" "),
+            text.trim().chars().take(200).collect::<String>()
+        );
         Ok(CheckOutcome { passed: passed && holds, saw })
     }
 
-    fn end_leftovers(&self, _step: &StepSpec, _before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
+    fn end_leftovers(
+        &self,
+        _step: &StepSpec,
+        _before: Option<&BeforeImage>,
+        scope: &Scope,
+    ) -> Result<u32, DriverError> {
         Ok(process::end_marked(&scope.run, |_| true))
     }
 }
@@ -406,7 +425,13 @@ fn prints(part: &Compared<'_>) -> Vec<(String, String)> {
     part.watched.paths.iter().map(|path| (part.uri(path), below(path))).collect()
 }
 
-fn side(argv: &[String], cwd: &Path, stdin: Option<&[u8]>, timeout_ms: u64, scope: &Scope) -> Result<Output, DriverError> {
+fn side(
+    argv: &[String],
+    cwd: &Path,
+    stdin: Option<&[u8]>,
+    timeout_ms: u64,
+    scope: &Scope,
+) -> Result<Output, DriverError> {
     let env = BTreeMap::new();
     process::run(&Program { argv, cwd, env: &env, stdin, timeout_ms, run: &scope.run, cancel: &scope.cancel })
 }
@@ -425,7 +450,9 @@ fn capture(step: &StepSpec, params: &Run, way: &Way, scope: &Scope) -> Result<Ca
             (None, Some(pattern)) => by_regex(&text, pattern),
             (None, None) => None,
         };
-        let missing = || DriverError::Refused(format!("capture {} found no value in what {} printed", wanted.name, argv.join(" ")));
+        let missing = || {
+            DriverError::Refused(format!("capture {} found no value in what {} printed", wanted.name, argv.join(" ")))
+        };
         out.insert(wanted.name.clone(), value.ok_or_else(missing)?);
     }
     Ok(out)

@@ -127,9 +127,9 @@ impl Running {
             let _ = pipe.write_all(bytes);
         }
         let pid = Pid::from_raw(child.id() as i32);
-        let gone = pid.ok_or_else(|| std::io::Error::other("no pid")).and_then(|pid| {
-            pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from)
-        })?;
+        let gone = pid
+            .ok_or_else(|| std::io::Error::other("no pid"))
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from))?;
         let (out, err) = (Stream::new(child.stdout.take()), Stream::new(child.stderr.take()));
         for fd in [out.pipe.as_ref().map(AsFd::as_fd), err.pipe.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
             rustix::io::ioctl_fionbio(fd, true)?;
@@ -231,7 +231,8 @@ fn marked(run: &str) -> Vec<Pid> {
 /// Takes the values of secret-looking variables out of what a program wrote.
 fn redacted(captured: Vec<u8>, env: &BTreeMap<String, String>) -> Vec<u8> {
     let is_secret = |name: &str| SECRET_NAMES.iter().any(|part| name.to_ascii_uppercase().contains(part));
-    let secrets: Vec<&String> = env.iter().filter(|(name, value)| is_secret(name) && value.len() > 3).map(|e| e.1).collect();
+    let secrets: Vec<&String> =
+        env.iter().filter(|(name, value)| is_secret(name) && value.len() > 3).map(|e| e.1).collect();
     if secrets.is_empty() {
         return captured;
     }
@@ -246,7 +247,12 @@ fn redacted(captured: Vec<u8>, env: &BTreeMap<String, String>) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn program<'a>(argv: &'a [String], env: &'a BTreeMap<String, String>, cancel: &'a Cancel, run: &'a str) -> Program<'a> {
+    fn program<'a>(
+        argv: &'a [String],
+        env: &'a BTreeMap<String, String>,
+        cancel: &'a Cancel,
+        run: &'a str,
+    ) -> Program<'a> {
         Program { argv, cwd: Path::new("/"), env, stdin: None, timeout_ms: 300, run, cancel }
     }
 
@@ -286,7 +292,9 @@ mod tests {
     fn a_failure_keeps_code_and_output() {
         let (env, cancel) = (BTreeMap::new(), Cancel::default());
         match run(&program(&argv(&["sh", "-c", "echo no; exit 7"]), &env, &cancel, "t4")) {
-            Err(DriverError::Exit { output, .. }) => assert_eq!((output.exit_code, output.captured), (Some(7), b"no\n".to_vec())),
+            Err(DriverError::Exit { output, .. }) => {
+                assert_eq!((output.exit_code, output.captured), (Some(7), b"no\n".to_vec()))
+            }
             other => panic!("{other:?}"),
         }
     }

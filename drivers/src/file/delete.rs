@@ -30,7 +30,8 @@ pub(super) fn expand(step: &StepSpec, root: &Path, tree: &Tree) -> Result<Option
 /// The goals of a delete, innermost first.
 pub(super) fn goals(step: &StepSpec, root: &Path, tree: &Tree) -> Result<Vec<Goal>, DriverError> {
     let params: Delete = step.params()?;
-    let mut names: Vec<PathBuf> = params.paths.iter().map(|path| relative_to(root, path, step)).collect::<Result<_, _>>()?;
+    let mut names: Vec<PathBuf> =
+        params.paths.iter().map(|path| relative_to(root, path, step)).collect::<Result<_, _>>()?;
     names.extend(step.pinned.iter().map(|path| relative_to(root, path, step)).collect::<Result<Vec<_>, _>>()?);
     let mut out = Vec::new();
     for name in &names {

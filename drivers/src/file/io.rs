@@ -294,7 +294,8 @@ fn reach_one(root: &Root, goal: &Goal, tag: &str) -> Result<(), DriverError> {
                 .map_err(failed("link"))
         }
         How::Mode => {
-            let fd = root.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(snapshot_failed)?;
+            let fd =
+                root.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(snapshot_failed)?;
             rustix::fs::fchmod(&fd, Mode::from_raw_mode(goal.entry.meta.mode)).map_err(failed("chmod"))
         }
         How::Rename(from) => {

@@ -15,9 +15,8 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
     if let Some(root) = facts.roots.first() {
         named.iter_mut().filter(|(_, path)| path == ".").for_each(|(_, path)| *path = root.display().to_string());
     }
-    let place_of = |(field, path): &(String, String)| {
-        place_or_finding(path, facts, &step.id, format!("/steps/{ix}/with/{field}"))
-    };
+    let place_of =
+        |(field, path): &(String, String)| place_or_finding(path, facts, &step.id, format!("/steps/{ix}/with/{field}"));
     let (places, findings): (Vec<_>, Vec<_>) = named.iter().map(place_of).partition(Result::is_ok);
     let findings: Vec<Finding> = findings.into_iter().filter_map(Result::err).map(|finding| *finding).collect();
     if !findings.is_empty() {
@@ -71,7 +70,12 @@ fn names(step: &PlanStep, ix: usize) -> Result<Vec<(String, String)>, Vec<Findin
         _ => {
             let params: Symlink = parameters(step, ix)?;
             if params.target.is_empty() || params.target.contains('\0') {
-                return Err(vec![bad(step, ix, "/target", "a symlink's target is not empty and has no NUL".to_owned())]);
+                return Err(vec![bad(
+                    step,
+                    ix,
+                    "/target",
+                    "a symlink's target is not empty and has no NUL".to_owned(),
+                )]);
             }
             one(params.path)
         }
@@ -160,5 +164,9 @@ pub(super) fn scope_of(step: &StepSpec) -> Result<(PathBuf, Vec<PathBuf>), Drive
 /// `path` of a plan, relative to `root`.
 pub(super) fn relative_to(root: &Path, path: &str, step: &StepSpec) -> Result<PathBuf, DriverError> {
     let found = crate::paths::placed(path, &step.facts)?;
-    if found.root == root { Ok(found.relative) } else { Err(DriverError::Refused(format!("{path} is beneath another root"))) }
+    if found.root == root {
+        Ok(found.relative)
+    } else {
+        Err(DriverError::Refused(format!("{path} is beneath another root")))
+    }
 }

@@ -114,7 +114,8 @@ impl Driver for File {
         if let [prior, ..] = priors {
             assessment.confidence = Confidence::Simulated;
             assessment.notes.push(format!("acts on what step {} leaves", prior.id));
-            assessment.changes = step.lowered.writes.iter().map(|r| changed(r.to_string(), ChangeKind::Updated)).collect();
+            assessment.changes =
+                step.lowered.writes.iter().map(|r| changed(r.to_string(), ChangeKind::Updated)).collect();
             return Ok(assessment);
         }
         let root = Root::open(&root_path).map_err(snapshot_failed)?;
@@ -225,7 +226,10 @@ struct Survey {
 impl Survey {
     fn sighting(self) -> Sighting {
         if let [first, ..] = self.foreign.as_slice() {
-            let detail = format!("{} is {}, neither as before ({}) nor as the step leaves it ({})", first.resource, first.found, first.before, first.left);
+            let detail = format!(
+                "{} is {}, neither as before ({}) nor as the step leaves it ({})",
+                first.resource, first.found, first.before, first.left
+            );
             return Sighting::Unclear { detail };
         }
         if self.as_meant {
@@ -238,7 +242,9 @@ impl Survey {
             return Sighting::Absent;
         }
         match AfterImage::new(&After(self.after)) {
-            Ok(after) => Sighting::Partial { after, changes: self.changes, detail: "some names are changed".to_owned() },
+            Ok(after) => {
+                Sighting::Partial { after, changes: self.changes, detail: "some names are changed".to_owned() }
+            }
             Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
         }
     }

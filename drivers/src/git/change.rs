@@ -49,7 +49,8 @@ pub(super) fn work_out(step: &StepSpec, repo: &Repository, time_s: i64) -> Resul
         "tag_delete" => delete_ref(&step.params()?, repo, "refs/tags/"),
         operation => {
             let params: SetRef = step.params()?;
-            let (kind, is_new) = operation.split_once('_').map_or(("branch", true), |(kind, verb)| (kind, verb == "create"));
+            let (kind, is_new) =
+                operation.split_once('_').map_or(("branch", true), |(kind, verb)| (kind, verb == "create"));
             set_ref(&params, repo, if kind == "tag" { "refs/tags/" } else { "refs/heads/" }, is_new)
         }
     }
@@ -74,7 +75,8 @@ fn tree_of<'r>(repo: &'r Repository, oid: Oid) -> Result<GitTree<'r>, DriverErro
 
 fn commit(params: &Commit, repo: &Repository, time_s: i64) -> Result<GitChange, DriverError> {
     let (branch, parent) = head(repo)?;
-    let workdir = repo.workdir().ok_or_else(|| DriverError::Refused("a bare repository has no work tree".to_owned()))?;
+    let workdir =
+        repo.workdir().ok_or_else(|| DriverError::Refused("a bare repository has no work tree".to_owned()))?;
     let mut index = Index::new().map_err(failed("make an index"))?;
     let old = parent.map(|oid| tree_of(repo, oid)).transpose()?;
     if let Some(tree) = &old {
@@ -86,13 +88,16 @@ fn commit(params: &Commit, repo: &Repository, time_s: i64) -> Result<GitChange, 
     }
     let tree = index.write_tree_to(repo).and_then(|oid| repo.find_tree(oid)).map_err(failed("write a tree"))?;
     if old.as_ref().is_some_and(|old| old.id() == tree.id()) {
-        return Err(DriverError::Refused("the files are the same as on the branch: there is nothing to commit".to_owned()));
+        return Err(DriverError::Refused(
+            "the files are the same as on the branch: there is nothing to commit".to_owned(),
+        ));
     }
     let name = params.author.as_deref().unwrap_or("backout");
     let author = signature(name, params.email.as_deref().unwrap_or("backout@localhost"), time_s)?;
     let parents = parent.map(|oid| repo.find_commit(oid)).transpose().map_err(failed("read a commit"))?;
     let parents: Vec<&GitCommit<'_>> = parents.iter().collect();
-    let made = repo.commit(None, &author, &author, &params.message, &tree, &parents).map_err(failed("make a commit"))?;
+    let made =
+        repo.commit(None, &author, &author, &params.message, &tree, &parents).map_err(failed("make a commit"))?;
     let old_tree = old.map_or(Oid::ZERO_SHA1, |tree| tree.id());
     Ok(GitChange {
         refs: vec![moved(branch, parent, Some(made))],
@@ -133,7 +138,20 @@ fn entry(path: &Path, id: Oid, mode: u32) -> git2::IndexEntry {
     use std::os::unix::ffi::OsStrExt as _;
     let zero = git2::IndexTime::new(0, 0);
     let path = path.as_os_str().as_bytes().to_vec();
-    git2::IndexEntry { ctime: zero, mtime: zero, dev: 0, ino: 0, mode, uid: 0, gid: 0, file_size: 0, id, flags: 0, flags_extended: 0, path }
+    git2::IndexEntry {
+        ctime: zero,
+        mtime: zero,
+        dev: 0,
+        ino: 0,
+        mode,
+        uid: 0,
+        gid: 0,
+        file_size: 0,
+        id,
+        flags: 0,
+        flags_extended: 0,
+        path,
+    }
 }
 
 fn merge(params: &Merge, repo: &Repository, time_s: i64) -> Result<GitChange, DriverError> {
@@ -168,7 +186,8 @@ fn revert(params: &Revert, repo: &Repository, time_s: i64) -> Result<GitChange, 
     let tree = clean_tree(repo, &mut index, "the revert")?;
     let author = signature("backout", "backout@localhost", time_s)?;
     let message = params.message.clone().unwrap_or_else(|| format!("Revert {}", bad.id()));
-    let made = repo.commit(None, &author, &author, &message, &tree, &[&ours_commit]).map_err(failed("make a commit"))?;
+    let made =
+        repo.commit(None, &author, &author, &message, &tree, &[&ours_commit]).map_err(failed("make a commit"))?;
     checked_out(repo, branch, ours, made)
 }
 
@@ -228,7 +247,11 @@ fn refuse_checked_out(repo: &Repository, name: &str) -> Result<(), DriverError> 
 
 fn full_name(prefix: &str, short: &str) -> Result<String, DriverError> {
     let name = format!("{prefix}{short}");
-    if git2::Reference::is_valid_name(&name) { Ok(name) } else { Err(DriverError::Refused(format!("{short:?} cannot name a ref"))) }
+    if git2::Reference::is_valid_name(&name) {
+        Ok(name)
+    } else {
+        Err(DriverError::Refused(format!("{short:?} cannot name a ref")))
+    }
 }
 
 fn push(params: &Push, repo: &Repository) -> Result<GitChange, DriverError> {
@@ -238,7 +261,10 @@ fn push(params: &Push, repo: &Repository) -> Result<GitChange, DriverError> {
     if let Some(before) = before.filter(|_| !params.force) {
         let known = repo.find_commit(before).is_ok();
         if !known || !(before == after || repo.graph_descendant_of(after, before).map_err(failed("compare commits"))?) {
-            return Err(DriverError::Refused(format!("{} of {} has commits that this branch has not", name, params.remote)));
+            return Err(DriverError::Refused(format!(
+                "{} of {} has commits that this branch has not",
+                name, params.remote
+            )));
         }
     }
     let remote = Some(params.remote.clone());

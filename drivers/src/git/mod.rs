@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 
 use git2::{Oid, Repository};
 use kernel::{
-    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Resource,
-    Scope, Sighting, StepSpec, Token, UndoError, parameters,
+    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output,
+    Resource, Scope, Sighting, StepSpec, Token, UndoError, parameters,
 };
 use schemas::{
-    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange, StepAssessment,
-    WayBack, schema_of_type,
+    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange,
+    StepAssessment, WayBack, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -260,7 +260,15 @@ impl Kind for Git {
 
     fn operations(&self) -> &'static [&'static str] {
         &[
-            "commit", "merge", "revert", "push", "branch_create", "branch_delete", "branch_move", "tag_create", "tag_delete",
+            "commit",
+            "merge",
+            "revert",
+            "push",
+            "branch_create",
+            "branch_delete",
+            "branch_move",
+            "tag_create",
+            "tag_delete",
             "tag_move",
         ]
     }
@@ -347,7 +355,12 @@ impl Driver for Git {
         if !priors.is_empty() {
             assessment.confidence = Confidence::Simulated;
             assessment.notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
-            let of = |resource: &Resource| ResourceChange { resource: resource.to_string(), change: ChangeKind::Updated, bytes: None, rows: None };
+            let of = |resource: &Resource| ResourceChange {
+                resource: resource.to_string(),
+                change: ChangeKind::Updated,
+                bytes: None,
+                rows: None,
+            };
             assessment.changes = step.lowered.writes.iter().map(of).collect();
             return Ok(assessment);
         }
@@ -360,7 +373,12 @@ impl Driver for Git {
                 (Some(_), None) => ChangeKind::Deleted,
                 (Some(_), Some(_)) => ChangeKind::Updated,
             };
-            assessment.changes.push(ResourceChange { resource: before.uri(moved), change: kind, bytes: None, rows: None });
+            assessment.changes.push(ResourceChange {
+                resource: before.uri(moved),
+                change: kind,
+                bytes: None,
+                rows: None,
+            });
             let seen = moved.before.clone().unwrap_or_else(|| "absent".to_owned());
             assessment.fingerprints.insert(before.uri(moved), seen);
         }
@@ -375,7 +393,8 @@ impl Driver for Git {
     fn prepare(&self, step: &StepSpec, _scope: &Scope) -> Result<BeforeImage, DriverError> {
         let path = repo_path(step)?;
         let repo = open_to_try(&path)?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs() as i64);
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs() as i64);
         let change = work_out(step, &repo, now)?;
         let mut before = Before { repo: path, time_s: now, change, files: None };
         if before.change.trees.is_some() {
@@ -410,7 +429,8 @@ impl Driver for Git {
         if before.files.is_some() {
             meant_index(&repo, &before.change)?.write().map_err(failed("write the index"))?;
         }
-        let message = before.change.refs.iter().map(|m| format!("{} -> {}", m.name, m.after.as_deref().unwrap_or("gone")));
+        let message =
+            before.change.refs.iter().map(|m| format!("{} -> {}", m.name, m.after.as_deref().unwrap_or("gone")));
         Ok(Output { message: message.collect::<Vec<_>>().join(", "), ..Output::default() })
     }
 
@@ -419,7 +439,11 @@ impl Driver for Git {
             let before: Before = before.data()?;
             let repo = before.repo()?;
             // A commit that was never made has trees that cannot be read: then nothing of the step is there.
-            let made = before.change.trees.as_ref().is_none_or(|(_, new)| Oid::from_str(new).is_ok_and(|oid| repo.find_tree(oid).is_ok()));
+            let made = before
+                .change
+                .trees
+                .as_ref()
+                .is_none_or(|(_, new)| Oid::from_str(new).is_ok_and(|oid| repo.find_tree(oid).is_ok()));
             let parts = if made { before.standings(&repo)? } else { before_making(&before, &repo)? };
             Ok((parts, before))
         };
@@ -428,10 +452,14 @@ impl Driver for Git {
             Err(error) => return Sighting::Unclear { detail: kernel_detail(&error) },
         };
         if let Some(conflict) = conflicts.first() {
-            let detail = format!("{} is {}, neither as before ({}) nor as the step leaves it ({})", conflict.resource, conflict.found, conflict.before, conflict.left);
+            let detail = format!(
+                "{} is {}, neither as before ({}) nor as the step leaves it ({})",
+                conflict.resource, conflict.found, conflict.before, conflict.left
+            );
             return Sighting::Unclear { detail };
         }
-        let all = |wanted: Standing| standings.iter().all(|standing| *standing == wanted || *standing == Standing::Both);
+        let all =
+            |wanted: Standing| standings.iter().all(|standing| *standing == wanted || *standing == Standing::Both);
         let after = match AfterImage::new(&Value::Null) {
             Ok(after) => after,
             Err(error) => return Sighting::Unclear { detail: kernel_detail(&error) },
@@ -523,7 +551,8 @@ fn before_making(before: &Before, repo: &Repository) -> Result<(Vec<Standing>, V
 
 impl Git {
     fn capture(&self, repo: &Repository, change: &GitChange) -> Result<Files, DriverError> {
-        let workdir = repo.workdir().ok_or_else(|| DriverError::Refused("a bare repository has no work tree".to_owned()))?;
+        let workdir =
+            repo.workdir().ok_or_else(|| DriverError::Refused("a bare repository has no work tree".to_owned()))?;
         let git_dir = repo.path().strip_prefix(workdir).map_err(|_| {
             DriverError::Refused("the .git folder lies outside the work tree: use the main work tree".to_owned())
         })?;
@@ -542,7 +571,8 @@ impl Git {
         if before.change.trees.is_none() {
             return Ok(());
         }
-        let made_before = before.change.refs.iter().all(|moved| read_ref(repo, moved).is_ok_and(|found| found == moved.after));
+        let made_before =
+            before.change.refs.iter().all(|moved| read_ref(repo, moved).is_ok_and(|found| found == moved.after));
         if made_before {
             return Ok(());
         }
@@ -621,7 +651,14 @@ fn checkout(repo: &Repository, change: &GitChange) -> Result<(), DriverError> {
 
 fn preview(repo: &Repository, change: &GitChange) -> String {
     let Some((old, new)) = &change.trees else {
-        let line = |m: &RefMove| format!("{}: {} -> {}\n", m.name, m.before.as_deref().unwrap_or("absent"), m.after.as_deref().unwrap_or("gone"));
+        let line = |m: &RefMove| {
+            format!(
+                "{}: {} -> {}\n",
+                m.name,
+                m.before.as_deref().unwrap_or("absent"),
+                m.after.as_deref().unwrap_or("gone")
+            )
+        };
         return change.refs.iter().map(line).collect();
     };
     let tree = |id: &str| Oid::from_str(id).ok().and_then(|oid| repo.find_tree(oid).ok());

@@ -20,8 +20,15 @@ fn git(repo: &Repository, words: &[&str]) -> Result<String, DriverError> {
         ("GIT_DIR".to_owned(), repo.path().display().to_string()),
     ]);
     let cancel = Cancel::default();
-    let program =
-        Program { argv: &argv, cwd: Path::new("/"), env: &env, stdin: None, timeout_ms: TIMEOUT_MS, run: "", cancel: &cancel };
+    let program = Program {
+        argv: &argv,
+        cwd: Path::new("/"),
+        env: &env,
+        stdin: None,
+        timeout_ms: TIMEOUT_MS,
+        run: "",
+        cancel: &cancel,
+    };
     match run(&program) {
         Ok(output) => Ok(String::from_utf8_lossy(&output.captured).into_owned()),
         Err(DriverError::Exit { output, .. }) => {

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kernel::{
-    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Resource,
-    Scope, Sighting, StepSpec, Token, UndoError, parameters,
+    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output,
+    Resource, Scope, Sighting, StepSpec, Token, UndoError, parameters,
 };
 use rusqlite::Connection;
 use rusqlite::backup::Backup;
 use schemas::{
-    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange, StepAssessment,
-    WayBack, schema_of_type,
+    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange,
+    StepAssessment, WayBack, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,7 +92,8 @@ impl Sqlite {
             true => Some(self.store.put(&rows::pack(&effects.changes)).map_err(snapshot_failed)?),
             false => None,
         };
-        let note = Note { digest_after: effects.digest_after.clone(), rows, sequences_after: effects.sequences_after.clone() };
+        let note =
+            Note { digest_after: effects.digest_after.clone(), rows, sequences_after: effects.sequences_after.clone() };
         let bytes = serde_json::to_vec(&note).map_err(|error| DriverError::Image(error.to_string()))?;
         let path = self.note_path(step, scope);
         let temporary = path.with_extension("tmp");
@@ -109,7 +110,9 @@ impl Sqlite {
     fn note(&self, step: &StepSpec, scope: &Scope) -> Result<Option<Note>, DriverError> {
         let path = self.note_path(step, scope);
         match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| DriverError::Image(error.to_string())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map(Some).map_err(|error| DriverError::Image(error.to_string()))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(DriverError::io(format!("cannot read {}", path.display()), error)),
         }
@@ -128,20 +131,33 @@ impl Sqlite {
         }
     }
 
-    fn see(&self, step: &StepSpec, before: &Before, db: &Connection, scope: &Scope) -> Result<(Seen, Vec<RowChange>), DriverError> {
+    fn see(
+        &self,
+        step: &StepSpec,
+        before: &Before,
+        db: &Connection,
+        scope: &Scope,
+    ) -> Result<(Seen, Vec<RowChange>), DriverError> {
         let path = database(step)?.absolute();
         let note = self.note(step, scope)?;
         let changes = self.rows_of(before, note.as_ref())?;
         let resource = format!("sqlite:{}", path.display());
         match &before.image {
-            Image::Rows(_) => see_rows(db, &changes, &resource).map_err(failed("read", &path)).map(|seen| (seen, changes)),
+            Image::Rows(_) => {
+                see_rows(db, &changes, &resource).map_err(failed("read", &path)).map(|seen| (seen, changes))
+            }
             Image::Backup(_) => {
                 let now = content_digest(db).map_err(failed("read", &path))?;
                 let left = note.map_or(before.digest_meant.clone(), |note| note.digest_after);
                 let seen = match () {
                     () if now == before.digest_before => Seen::AsBefore,
                     () if now == left => Seen::AsLeft,
-                    () => Seen::Foreign(vec![Conflict { resource, before: before.digest_before.clone(), left, found: now }]),
+                    () => Seen::Foreign(vec![Conflict {
+                        resource,
+                        before: before.digest_before.clone(),
+                        left,
+                        found: now,
+                    }]),
                 };
                 Ok((seen, changes))
             }
@@ -191,7 +207,8 @@ impl Sqlite {
         restore(&self.store, &root, &paths, reference, &Tree::default(), &scope.run).map_err(snapshot_failed)?;
         let path = folder.join("backup.db");
         let from = Connection::open(&path).map_err(failed("open", &path))?;
-        let copy = Backup::new(&from, db).and_then(|backup| backup.run_to_completion(1_000, Duration::from_millis(1), None));
+        let copy =
+            Backup::new(&from, db).and_then(|backup| backup.run_to_completion(1_000, Duration::from_millis(1), None));
         copy.map_err(failed("put back from", &path))
     }
 
@@ -199,7 +216,8 @@ impl Sqlite {
         let folder = tempdir_in(self.store.folder(), &scope.run)?;
         let path = folder.join("backup.db");
         let copied = Connection::open(&path).and_then(|mut copy| {
-            Backup::new(db, &mut copy).and_then(|backup| backup.run_to_completion(i32::MAX, Duration::from_millis(1), None))
+            Backup::new(db, &mut copy)
+                .and_then(|backup| backup.run_to_completion(i32::MAX, Duration::from_millis(1), None))
         });
         let captured = copied.map_err(failed("back up to", &path)).and_then(|()| {
             let root = Root::open(&folder).map_err(snapshot_failed)?;
@@ -224,7 +242,9 @@ fn database(step: &StepSpec) -> Result<Place, DriverError> {
     let found = place(resource, &step.facts).map_err(DriverError::Refused)?;
     let root = Root::open(&found.root).map_err(snapshot_failed)?;
     match root.stat(&found.relative).map_err(snapshot_failed)? {
-        Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile => Ok(found),
+        Some(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile => {
+            Ok(found)
+        }
         _ => Err(DriverError::Refused(format!("{resource} is not an existing database file"))),
     }
 }
@@ -235,7 +255,12 @@ fn see_rows(db: &Connection, changes: &[RowChange], resource: &str) -> rusqlite:
     for change in changes {
         let Some(table) = known.iter().find(|table| table.name == change.table) else {
             let name = format!("{resource}#{}", change.table);
-            conflicts.push(Conflict { resource: name, before: "table".to_owned(), left: "table".to_owned(), found: "no such table".to_owned() });
+            conflicts.push(Conflict {
+                resource: name,
+                before: "table".to_owned(),
+                left: "table".to_owned(),
+                found: "no such table".to_owned(),
+            });
             continue;
         };
         let Some(row) = change.before.as_ref().or(change.after.as_ref()) else { continue };
@@ -244,7 +269,9 @@ fn see_rows(db: &Connection, changes: &[RowChange], resource: &str) -> rusqlite:
         as_before &= was;
         as_left &= left;
         if !was && !left {
-            let print = |row: &Option<Vec<_>>| row.as_ref().map_or("absent".to_owned(), |row| snapshots::Hash::of(&encoded(row)).to_string());
+            let print = |row: &Option<Vec<_>>| {
+                row.as_ref().map_or("absent".to_owned(), |row| snapshots::Hash::of(&encoded(row)).to_string())
+            };
             conflicts.push(Conflict {
                 resource: format!("{resource}#{} row {:?}", change.table, table.key_of(row)),
                 before: print(&change.before),
@@ -305,7 +332,9 @@ impl Kind for Sqlite {
         if params.statements.is_empty() {
             let hint = "backout schema sqlite.execute shows the parameters";
             let place = format!("/steps/{ix}/with/statements");
-            return Err(vec![Finding::error(Code::STEP_PARAMETERS, place, "there is no statement", hint).of_step(&step.id)]);
+            return Err(vec![
+                Finding::error(Code::STEP_PARAMETERS, place, "there is no statement", hint).of_step(&step.id),
+            ]);
         }
         let found = place_or_finding(&params.database, facts, &step.id, format!("/steps/{ix}/with/database"))
             .map_err(|finding| vec![*finding])?;
@@ -331,7 +360,9 @@ impl Driver for Sqlite {
         let path = database(step)?.absolute();
         let mut db = open(&path, params.foreign_keys.unwrap_or(true))?;
         db.execute_batch("BEGIN IMMEDIATE").map_err(failed("try out the statements on", &path))?;
-        for prior in priors.iter().filter(|prior| prior.uses == step.uses && prior.lowered.writes == step.lowered.writes) {
+        for prior in
+            priors.iter().filter(|prior| prior.uses == step.uses && prior.lowered.writes == step.lowered.writes)
+        {
             session::run(&mut db, &prior.params::<Execute>()?.statements, &path, false)?;
         }
         let effects = session::run(&mut db, &params.statements, &path, priors.is_empty());
@@ -378,7 +409,8 @@ impl Driver for Sqlite {
         match kept {
             Ok(effects) => {
                 db.execute_batch("COMMIT").map_err(failed("commit to", &path))?;
-                let message = effects.map_or("it was committed before".to_owned(), |effects| row_text(&effects.changes));
+                let message =
+                    effects.map_or("it was committed before".to_owned(), |effects| row_text(&effects.changes));
                 Ok(Output { message, ..Output::default() })
             }
             Err(error) => {
@@ -440,7 +472,12 @@ impl Driver for Sqlite {
         Ok(CheckOutcome { passed: found.as_deref() == Some(wanted.equals.as_str()), saw })
     }
 
-    fn end_leftovers(&self, _step: &StepSpec, _before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
+    fn end_leftovers(
+        &self,
+        _step: &StepSpec,
+        _before: Option<&BeforeImage>,
+        scope: &Scope,
+    ) -> Result<u32, DriverError> {
         let prefix = snapshots::temporary_prefix(&scope.run);
         let mut count = 0;
         for entry in std::fs::read_dir(self.store.folder()).into_iter().flatten().flatten() {
@@ -558,7 +595,9 @@ fn same_before(captured: &[RowChange], now: &[RowChange]) -> bool {
 }
 
 fn conflict_text(conflicts: &[Conflict]) -> String {
-    let first = conflicts.first().map_or(String::new(), |c| format!("{} is neither as before nor as the step leaves it", c.resource));
+    let first = conflicts
+        .first()
+        .map_or(String::new(), |c| format!("{} is neither as before nor as the step leaves it", c.resource));
     format!("{first} ({} in all)", conflicts.len())
 }
 
@@ -569,7 +608,12 @@ fn row_text(changes: &[RowChange]) -> String {
     counts(changes).into_iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-fn assessed(step: &StepSpec, effects: &Effects, path: &Path, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
+fn assessed(
+    step: &StepSpec,
+    effects: &Effects,
+    path: &Path,
+    priors: &[&StepSpec],
+) -> Result<StepAssessment, DriverError> {
     let found = counts(&effects.changes);
     if let Some(broken) = broken_bounds(step.expect.as_ref(), &found) {
         return Err(DriverError::Refused(broken));

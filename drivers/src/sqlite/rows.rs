@@ -56,7 +56,8 @@ fn table(db: &Connection, name: String, without_rowid: bool) -> rusqlite::Result
     let mut statement = db.prepare("SELECT name, hidden, pk FROM pragma_table_xinfo(?1) ORDER BY cid")?;
     let listed: Vec<(String, i64, i64)> =
         statement.query_map([&name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
-    let columns: Vec<String> = listed.iter().filter(|(_, hidden, _)| *hidden == 0).map(|(name, ..)| name.clone()).collect();
+    let columns: Vec<String> =
+        listed.iter().filter(|(_, hidden, _)| *hidden == 0).map(|(name, ..)| name.clone()).collect();
     let key = if without_rowid {
         let mut key: Vec<(i64, String)> =
             listed.iter().filter(|(_, _, pk)| *pk > 0).map(|(name, _, pk)| (*pk, name.clone())).collect();
@@ -78,7 +79,12 @@ impl Table {
     }
 
     fn list(&self, prefix: &str) -> String {
-        self.key.iter().chain(&self.columns).map(|name| format!("{prefix}{}", quoted(name))).collect::<Vec<_>>().join(", ")
+        self.key
+            .iter()
+            .chain(&self.columns)
+            .map(|name| format!("{prefix}{}", quoted(name)))
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     fn key_is(&self) -> String {
@@ -102,7 +108,8 @@ impl Table {
     pub(super) fn update(&self, db: &Connection, to: &[Value], from: &[Value]) -> rusqlite::Result<()> {
         let skip = self.key.len();
         let pairs = self.columns.iter().zip(to.iter().skip(skip).zip(from.iter().skip(skip)));
-        let differing: Vec<(&String, &Value)> = pairs.filter(|(_, (to, from))| to != from).map(|(name, (to, _))| (name, to)).collect();
+        let differing: Vec<(&String, &Value)> =
+            pairs.filter(|(_, (to, from))| to != from).map(|(name, (to, _))| (name, to)).collect();
         if differing.is_empty() {
             return Ok(());
         }
@@ -145,9 +152,11 @@ pub(super) fn watch(db: &Connection, tables: &[Table]) -> rusqlite::Result<()> {
         let (old, new) = (table.list("OLD."), table.list("NEW."));
         let name = quoted(&table.name);
         let mut sql = format!("CREATE TEMP TABLE {log} (op INTEGER, {});", columns.join(", "));
-        for (op, event, row) in
-            [(0, "INSERT", format!("{nulls}, {new}")), (1, "UPDATE", format!("{old}, {new}")), (2, "DELETE", format!("{old}, {nulls}"))]
-        {
+        for (op, event, row) in [
+            (0, "INSERT", format!("{nulls}, {new}")),
+            (1, "UPDATE", format!("{old}, {new}")),
+            (2, "DELETE", format!("{old}, {nulls}")),
+        ] {
             sql.push_str(&format!(
                 "CREATE TEMP TRIGGER {log}_{event} AFTER {event} ON main.{name} BEGIN INSERT INTO {log} VALUES ({op}, {row}); END;"
             ));
@@ -354,7 +363,8 @@ pub(super) fn set_sequences(db: &Connection, wanted: &BTreeMap<String, i64>) -> 
         db.execute("DELETE FROM main.sqlite_sequence WHERE name = ?1", [name])?;
     }
     for (name, seq) in wanted.iter().filter(|(name, seq)| now.get(*name) != Some(seq)) {
-        let changed = db.execute("UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1", rusqlite::params![name, seq])?;
+        let changed =
+            db.execute("UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1", rusqlite::params![name, seq])?;
         if changed == 0 {
             db.execute("INSERT INTO main.sqlite_sequence (name, seq) VALUES (?1, ?2)", rusqlite::params![name, seq])?;
         }

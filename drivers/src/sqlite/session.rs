@@ -10,7 +10,9 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OpenFlags};
 use schemas::{ExpectRows, Expectation, RowCount};
 
-use super::rows::{RowChange, Table, content_digest, logged, schema_digest, sequences, set_sequences, tables, unwatch, watch};
+use super::rows::{
+    RowChange, Table, content_digest, logged, schema_digest, sequences, set_sequences, tables, unwatch, watch,
+};
 
 /// What the statements did, before anybody decides whether it stays.
 #[derive(Debug)]
@@ -55,7 +57,9 @@ fn authorize(context: AuthContext<'_>) -> Authorization {
         | AuthAction::Attach { .. }
         | AuthAction::Detach { .. }
         | AuthAction::Pragma { .. } => Authorization::Deny,
-        AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => Authorization::Deny,
+        AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
+            Authorization::Deny
+        }
         AuthAction::Unknown { .. } => Authorization::Deny,
         _ => Authorization::Allow,
     }
@@ -67,7 +71,12 @@ fn unguarded(db: &mut Connection) -> rusqlite::Result<()> {
 
 /// Runs the statements inside the open transaction and says what they did. With `prove`, undoes them row by row, compares, and
 /// leaves the transaction as it found it.
-pub(super) fn run(db: &mut Connection, statements: &[String], path: &Path, prove: bool) -> Result<Effects, DriverError> {
+pub(super) fn run(
+    db: &mut Connection,
+    statements: &[String],
+    path: &Path,
+    prove: bool,
+) -> Result<Effects, DriverError> {
     let sql = failed("run the statements on", path);
     let known = tables(db).map_err(&sql)?;
     let (digest_before, schema_before) = (content_digest(db).map_err(&sql)?, schema_digest(db).map_err(&sql)?);
@@ -147,7 +156,8 @@ fn row_counts(db: &Connection, tables: &[Table]) -> rusqlite::Result<BTreeMap<St
 }
 
 fn triggers_on(db: &Connection, changes: &[RowChange]) -> rusqlite::Result<Vec<String>> {
-    let mut statement = db.prepare("SELECT name, tbl_name FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY name")?;
+    let mut statement =
+        db.prepare("SELECT name, tbl_name FROM main.sqlite_schema WHERE type = 'trigger' ORDER BY name")?;
     let all: Vec<(String, String)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let touched = |table: &String| changes.iter().any(|change| change.table == *table);
@@ -174,9 +184,11 @@ pub(super) fn broken_bounds(expect: Option<&Expectation>, counts: &BTreeMap<Stri
     for (table, bounds) in &expect.rows {
         let found = counts.get(table).copied().unwrap_or_default();
         let ExpectRows { inserted, updated, deleted } = bounds;
-        for (what, bound, number) in
-            [("inserted", inserted, found.inserted), ("updated", updated, found.updated), ("deleted", deleted, found.deleted)]
-        {
+        for (what, bound, number) in [
+            ("inserted", inserted, found.inserted),
+            ("updated", updated, found.updated),
+            ("deleted", deleted, found.deleted),
+        ] {
             if let Some(bound) = bound.filter(|bound| !bound.holds(number)) {
                 return Some(format!("{number} rows of {table} would be {what} and {bound} were declared"));
             }

@@ -42,7 +42,8 @@ pub(crate) fn run(args: &DemoArgs, output: &Output) -> Result<ExitCode, Problem>
     let dir = match &args.keep {
         None => temporary.path().to_owned(),
         Some(dir) => {
-            std::fs::create_dir_all(dir).map_err(|error| Problem::failure(&format!("cannot create {}", dir.display()), &error))?;
+            std::fs::create_dir_all(dir)
+                .map_err(|error| Problem::failure(&format!("cannot create {}", dir.display()), &error))?;
             let empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
             if !empty {
                 return Err(Problem::usage(format!("{} is not empty", dir.display()), "backout demo --keep NEWFOLDER"));
@@ -74,7 +75,8 @@ impl Stage<'_> {
         let site = format!(
             "[environments.production]\nroots = [{root:?}]\nproduction = true\nbackups = [\"file:{root}/backups\"]\n"
         );
-        super::init::make(self.world.dir.join(".backout"), &site, &["production".to_owned()]).map_err(|problem| problem.title)?;
+        super::init::make(self.world.dir.join(".backout"), &site, &["production".to_owned()])
+            .map_err(|problem| problem.title)?;
         self.say("a small production: a git remote and its clone, 100,000 rows in SQLite, a configuration tree");
         self.story_commit()?;
         self.story_rollback()?;
@@ -183,7 +185,8 @@ impl Stage<'_> {
     fn write_plan(&self, name: &str, plan: &Value) -> Told {
         let draft = self.world.dir.join(format!("{name}.draft.json"));
         std::fs::write(&draft, serde_json::to_string_pretty(plan)?)?;
-        let signed = self.command(&["plan", "sign", &draft.display().to_string(), "--as", "deploy-bot"], "json").output()?;
+        let signed =
+            self.command(&["plan", "sign", &draft.display().to_string(), "--as", "deploy-bot"], "json").output()?;
         if signed.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&signed.stdout).into_owned().into()) }
     }
 
@@ -198,7 +201,10 @@ impl Stage<'_> {
         let gated = self.expect(&[&["gate", &file], more].concat(), 6)?;
         let manifest = gated.value.get("manifest").and_then(Value::as_str).unwrap_or("").to_owned();
         let steps = plan.get("steps").and_then(Value::as_array).map_or(0, Vec::len);
-        self.say(&format!("   gate: {steps} steps, manifest {}, one approval needed", manifest.chars().skip(7).take(12).collect::<String>()));
+        self.say(&format!(
+            "   gate: {steps} steps, manifest {}, one approval needed",
+            manifest.chars().skip(7).take(12).collect::<String>()
+        ));
         Ok(manifest)
     }
 
@@ -227,13 +233,22 @@ impl Stage<'_> {
 
     fn prove(&mut self, before: &Digests) -> Told {
         let after = self.world.digests()?;
-        for (what, was, is) in [("files", &before.tree, &after.tree), ("refs", &before.refs, &after.refs), ("rows", &before.rows, &after.rows)] {
+        for (what, was, is) in [
+            ("files", &before.tree, &after.tree),
+            ("refs", &before.refs, &after.refs),
+            ("rows", &before.rows, &after.rows),
+        ] {
             if was != is {
                 return Err(format!("{what} are not as before: {was} and {is}").into());
             }
         }
         let short = |text: &str| text.split_once(':').map_or("", |(_, hex)| hex).chars().take(12).collect::<String>();
-        self.say(&format!("   equal to before: files {}, refs {}, rows {}", short(&after.tree), short(&after.refs), short(&after.rows)));
+        self.say(&format!(
+            "   equal to before: files {}, refs {}, rows {}",
+            short(&after.tree),
+            short(&after.refs),
+            short(&after.rows)
+        ));
         Ok(())
     }
 
@@ -258,7 +273,12 @@ impl Stage<'_> {
     }
 
     fn say_doubt(&mut self, _played: &Played) {
-        let told = self.events.iter().rev().find(|event| event.get("type").and_then(Value::as_str) == Some("recovering")).cloned();
+        let told = self
+            .events
+            .iter()
+            .rev()
+            .find(|event| event.get("type").and_then(Value::as_str) == Some("recovering"))
+            .cloned();
         let Some(told) = told else { return };
         let list = |key: &str| {
             let names = told.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -279,4 +299,3 @@ impl Stage<'_> {
         }
     }
 }
-

@@ -83,7 +83,8 @@ impl World {
     pub(crate) fn digests(&self) -> Made<Digests> {
         let root = Root::open(&self.prod(""))?;
         let tree = scan(&root, &["conf".into(), "bin".into(), "app/VERSION".into()], None)?.digest().to_string();
-        let refs = Digest::of(format!("{}{}", refs(&self.prod("app"))?, refs(&self.dir.join("remote.git"))?).as_bytes());
+        let refs =
+            Digest::of(format!("{}{}", refs(&self.prod("app"))?, refs(&self.dir.join("remote.git"))?).as_bytes());
         Ok(Digests { tree, refs: refs.to_string(), rows: rows(&self.prod("data/shop.db"))?.to_string() })
     }
 }
