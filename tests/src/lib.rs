@@ -1,1 +1,5 @@
-//! placeholder
+//! The test kit: what more than one test target needs. Nothing of the product may depend on it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+pub mod model;
+pub mod program;
