@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use kernel::DriverError;
-use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
-use snapshots::Root;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use snapshots::{Node, Root, Tree};
 
 use crate::paths::snapshot_failed;
 
@@ -26,7 +26,7 @@ pub(crate) fn times_around<'a>(root: &Root, paths: impl Iterator<Item = &'a Path
 }
 
 /// Puts them back; a folder that is gone is no folder that could have another time.
-pub(crate) fn put_back(root: &Root, folders: &FolderTimes) -> Result<(), DriverError> {
+pub(crate) fn put_back(root: &Root, folders: &[(PathBuf, i64, u32)]) -> Result<(), DriverError> {
     for (folder, seconds, nanos) in folders {
         let Ok(fd) = root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) else { continue };
         let times = Timestamps {
@@ -37,4 +37,44 @@ pub(crate) fn put_back(root: &Root, folders: &FolderTimes) -> Result<(), DriverE
             .map_err(|errno| DriverError::io(format!("cannot set the time of {}", folder.display()), errno))?;
     }
     Ok(())
+}
+
+/// Removes temporary files that a dead process of `run` left in the folders of a before-image and around it. A folder that one
+/// was in gets its time back: nothing else of the dead process is left in it.
+pub(crate) fn clear_leftovers(root: &Root, was: &Tree, around: &FolderTimes, run: &str) -> Result<u32, DriverError> {
+    let mut count = 0;
+    for entry in was.entries.iter().filter(|entry| entry.node == Node::Folder) {
+        let cleared = clear(root, &entry.path, run)?;
+        count += cleared;
+        if cleared > 0 {
+            put_back(root, &[(entry.path.clone(), entry.meta.mtime_s, entry.meta.mtime_ns)])?;
+        }
+    }
+    for folder in around {
+        let cleared = clear(root, &folder.0, run)?;
+        count += cleared;
+        if cleared > 0 {
+            put_back(root, std::slice::from_ref(folder))?;
+        }
+    }
+    Ok(count)
+}
+
+fn clear(root: &Root, folder: &Path, run: &str) -> Result<u32, DriverError> {
+    let Ok(fd) = root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) else { return Ok(0) };
+    let failed = |errno| DriverError::io(format!("cannot clear {}", folder.display()), errno);
+    let prefix = snapshots::temporary_prefix(run);
+    let mut count = 0;
+    for entry in Dir::read_from(&fd).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_owned();
+        if name.to_bytes().starts_with(prefix.as_bytes()) {
+            // Two steps in one folder are looked at side by side.
+            match rustix::fs::unlinkat(&fd, &name, AtFlags::empty()) {
+                Ok(()) => count += 1,
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+    }
+    Ok(count)
 }

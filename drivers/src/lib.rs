@@ -6,6 +6,8 @@ mod command;
 mod file;
 mod folders;
 mod git;
+#[cfg(test)]
+mod laws;
 mod paths;
 mod preview;
 mod sqlite;

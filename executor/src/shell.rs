@@ -289,6 +289,10 @@ impl Engine<'_> {
 
     fn take(&mut self, message: Message) -> Result<(), ExecutorError> {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if matches!(message, Message::Applied(..)) {
+            // What a step changed is its own only up to the last sign of life: show one as soon as it is back.
+            let _ = show_life(&self.shell.heartbeat, Timestamp::now().as_millisecond());
+        }
         Ok(self.conductor.on(message)?)
     }
 

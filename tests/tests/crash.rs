@@ -2,7 +2,7 @@
 //! lost, nothing is done twice, and no end is claimed that is not so.
 //!
 //! A short version runs always; `BACKOUT_KILLS=500` (`cargo xtask crash`) the long one.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;

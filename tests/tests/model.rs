@@ -1,5 +1,5 @@
 //! The kernel under every interleaving. The seeded bugs test the checker itself.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::indexing_slicing)]
 
 use schemas::OnFailure;
 use tests::model::{Budget, Bug, Checker, Report, graphs};

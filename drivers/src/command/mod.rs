@@ -25,7 +25,7 @@ use self::lower::Way;
 use self::params::{Run, Succeeds};
 use self::process::Program;
 use crate::file::kernel_detail;
-use crate::folders::{FolderTimes, put_back, times_around};
+use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
 use crate::paths::{place, placed, snapshot_failed};
 
 /// Milliseconds that a step has where the plan does not say.
@@ -384,13 +384,15 @@ impl Driver for Command {
         Ok(CheckOutcome { passed: passed && holds, saw })
     }
 
-    fn end_leftovers(
-        &self,
-        _step: &StepSpec,
-        _before: Option<&BeforeImage>,
-        scope: &Scope,
-    ) -> Result<u32, DriverError> {
-        Ok(process::end_marked(&scope.run, |_| true))
+    fn end_leftovers(&self, _step: &StepSpec, before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
+        let mut count = process::end_marked(&scope.run, |_| true);
+        let Some(before) = before.map(BeforeImage::data::<Before>).transpose()? else { return Ok(count) };
+        for watched in &before.watched {
+            let root = Root::open(&watched.root).map_err(snapshot_failed)?;
+            let was = self.store.tree(&watched.snapshot).map_err(snapshot_failed)?;
+            count += clear_leftovers(&root, &was, &watched.folders, &scope.run)?;
+        }
+        Ok(count)
     }
 }
 

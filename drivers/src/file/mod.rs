@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshots::{Entry, Node, Root, SnapshotRef, Store, Tree, restore, scan};
 
-use crate::folders::{FolderTimes, put_back, times_around};
+use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
 use crate::paths::snapshot_failed;
 
 pub(crate) use self::checks::params as check_params;
@@ -200,9 +200,7 @@ impl Driver for File {
         let Some(before) = before.map(BeforeImage::data::<Before>).transpose()? else { return Ok(0) };
         let root = Root::open(&before.root).map_err(snapshot_failed)?;
         let tree = self.store.tree(&before.snapshot).map_err(snapshot_failed)?;
-        let inner = tree.entries.iter().filter(|entry| entry.node == Node::Folder).map(|entry| entry.path.clone());
-        let outer = before.folders.iter().map(|(path, ..)| path.clone());
-        inner.chain(outer).try_fold(0, |count, folder| Ok(count + clear_temporaries(&root, &folder, &scope.run)?))
+        clear_leftovers(&root, &tree, &before.folders, &scope.run)
     }
 }
 
@@ -359,23 +357,6 @@ fn fingerprints(root: &Path, tree: &Tree, goals: &[io::Goal]) -> BTreeMap<String
             (format!("file:{}", root.join(path).display()), entry.fingerprint())
         })
         .collect()
-}
-
-fn clear_temporaries(root: &Root, folder: &Path, run: &str) -> Result<u32, DriverError> {
-    use rustix::fs::{AtFlags, Dir, Mode, OFlags};
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let Ok(fd) = root.open_beneath(folder, flags, Mode::empty()) else { return Ok(0) };
-    let failed = |errno| DriverError::io(format!("cannot clear {}", folder.display()), errno);
-    let prefix = snapshots::temporary_prefix(run);
-    let mut count = 0;
-    for entry in Dir::read_from(&fd).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_owned();
-        if name.to_bytes().starts_with(prefix.as_bytes()) {
-            rustix::fs::unlinkat(&fd, &name, AtFlags::empty()).map_err(failed)?;
-            count += 1;
-        }
-    }
-    Ok(count)
 }
 
 fn key(path: &Path) -> String {

@@ -1,1 +1,83 @@
+//! The laws, for every operation on files; and what file steps refuse.
 
+use std::fs;
+
+use serde_json::json;
+
+use crate::laws::{World, does_not_clobber, keeps_the_laws};
+
+fn world() -> World {
+    let world = World::new();
+    fs::create_dir_all(world.at("conf/sub")).unwrap();
+    fs::write(world.at("conf/a.txt"), "one\ntwo\n").unwrap();
+    fs::write(world.at("conf/sub/b.txt"), "b\n").unwrap();
+    fs::write(world.at("conf/sub/c.log"), "c\n").unwrap();
+    std::os::unix::fs::symlink("a.txt", world.at("conf/link")).unwrap();
+    world
+}
+
+#[test]
+fn every_operation_keeps_the_laws() {
+    for (uses, with) in [
+        ("file.write", json!({"path": "conf/a.txt", "content": "new\n"})),
+        ("file.write", json!({"path": "conf/new.txt", "content_base64": "AAEC", "mode": "0600"})),
+        ("file.append", json!({"path": "conf/a.txt", "content": "three\n"})),
+        ("file.replace", json!({"path": "conf/a.txt", "find": "two", "replace": "2"})),
+        ("file.move", json!({"from": "conf/a.txt", "to": "conf/moved.txt"})),
+        ("file.move", json!({"from": "conf/sub", "to": "conf/elsewhere"})),
+        ("file.copy", json!({"from": "conf/sub", "to": "conf/copy"})),
+        ("file.delete", json!({"paths": ["conf/a.txt"]})),
+        ("file.delete", json!({"paths": ["conf/sub"], "recursive": true})),
+        ("file.delete", json!({"glob": "conf/**/*.log"})),
+        ("file.chmod", json!({"path": "conf/a.txt", "mode": "0600"})),
+        ("file.symlink", json!({"path": "conf/link", "target": "sub/b.txt"})),
+        ("file.symlink", json!({"path": "conf/link2", "target": "nowhere"})),
+    ] {
+        let world = world();
+        let step = world.step(uses, with);
+        keeps_the_laws(&world, &step, &|world| world.digest());
+    }
+}
+
+#[test]
+fn an_undo_never_overwrites_somebody_elses_change() {
+    for (uses, with) in [
+        ("file.write", json!({"path": "conf/a.txt", "content": "new\n"})),
+        ("file.delete", json!({"paths": ["conf/a.txt"]})),
+        ("file.chmod", json!({"path": "conf/a.txt", "mode": "0600"})),
+    ] {
+        let world = world();
+        let step = world.step(uses, with);
+        let edit = |world: &World| fs::write(world.at("conf/a.txt"), "by a person\n").unwrap();
+        does_not_clobber(&world, &step, &edit, &|world| world.digest());
+    }
+}
+
+#[test]
+fn a_symlink_in_the_way_is_never_followed() {
+    let world = world();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("a.txt"), "outside\n").unwrap();
+    let step = world.step("file.write", json!({"path": "conf/sub/b.txt", "content": "new\n"}));
+    let (driver, scope) = (world.driver(&step), world.scope());
+    let before = driver.prepare(&step, scope).unwrap();
+    fs::remove_dir_all(world.at("conf/sub")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), world.at("conf/sub")).unwrap();
+    assert!(driver.apply(&step, &before, world.token(&step, false), scope).is_err());
+    assert_eq!(fs::read_to_string(outside.path().join("a.txt")).unwrap(), "outside\n");
+    assert!(!outside.path().join("b.txt").exists());
+}
+
+#[test]
+fn what_cannot_be_done_is_said_when_it_is_looked_at() {
+    let world = world();
+    for (uses, with) in [
+        ("file.append", json!({"path": "conf/none.txt", "content": "x"})),
+        ("file.replace", json!({"path": "conf/a.txt", "find": "absent", "replace": "x"})),
+        ("file.move", json!({"from": "conf/a.txt", "to": "conf/sub/b.txt"})),
+        ("file.delete", json!({"paths": ["conf/sub"]})),
+    ] {
+        let probed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.step(uses, with)));
+        assert!(probed.is_err(), "{uses}");
+    }
+}

@@ -28,7 +28,7 @@ use snapshots::{Root, SnapshotRef, Store, restore, scan};
 use self::change::{GitChange, RefMove, failed, resolve, work_out};
 use self::params::{Commit, DeleteRef, Merge, Push, RefCheck, Revert, SetRef};
 use crate::file::kernel_detail;
-use crate::folders::{FolderTimes, put_back, times_around};
+use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
 use crate::paths::{place_or_finding, placed, snapshot_failed};
 
 /// The kind.
@@ -498,6 +498,14 @@ impl Driver for Git {
             put_back(&root, &files.folders)?;
         }
         Ok(())
+    }
+
+    fn end_leftovers(&self, _step: &StepSpec, before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
+        let Some(before) = before.map(BeforeImage::data::<Before>).transpose()? else { return Ok(0) };
+        let Some(files) = &before.files else { return Ok(0) };
+        let root = Root::open(&files.root).map_err(snapshot_failed)?;
+        let was = self.store.tree(&files.snapshot).map_err(snapshot_failed)?;
+        clear_leftovers(&root, &was, &files.folders, &scope.run)
     }
 
     fn check(&self, check: &Check, facts: &Facts, _scope: &Scope) -> Result<CheckOutcome, DriverError> {

@@ -1,0 +1,156 @@
+//! The laws that every kind of step keeps, run by each kind's tests on a real world.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kernel::{
+    AfterImage, Cancel, Claim, Driver, DriverSet, Facts, Scope, Sighting, StepIx, StepSpec, Token, UndoError,
+};
+use schemas::{Change, PlanStep, Resource};
+use serde_json::{Value, json};
+use snapshots::{Root, Store, scan};
+
+/// A world to act on, and the drivers.
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+    drivers: DriverSet,
+    scope: Scope,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let scope = Scope { run: "run-law".to_owned(), cancel: Cancel::default(), alive_until_ms: None };
+        Self { drivers: crate::all(&store), dir, scope }
+    }
+
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join("root").join(path)
+    }
+
+    pub(crate) fn facts(&self) -> Arc<Facts> {
+        let root = self.dir.path().join("root").canonicalize().unwrap();
+        Arc::new(Facts { environment: "test".to_owned(), roots: vec![root] })
+    }
+
+    pub(crate) fn step(&self, uses: &str, with: Value) -> StepSpec {
+        self.step_of(json!({"id": "s", "uses": uses, "with": with}))
+    }
+
+    /// A step as the plan and then the assessment make it.
+    pub(crate) fn step_of(&self, step: Value) -> StepSpec {
+        let step: PlanStep = serde_json::from_value(step).unwrap();
+        let facts = self.facts();
+        let driver = self.drivers.for_step(&step.uses).unwrap();
+        let lowered = driver.lower(&step, 0, &facts).unwrap_or_else(|findings| panic!("{findings:?}"));
+        let mut spec = StepSpec {
+            ix: StepIx(0),
+            id: step.id,
+            uses: step.uses,
+            with: step.with,
+            expect: step.expect,
+            undo: step.undo,
+            verify: step.verify,
+            timeout_ms: step.timeout_ms,
+            lowered,
+            pinned: Vec::new(),
+            facts,
+        };
+        spec.pinned = driver.probe(&spec, &[]).unwrap_or_else(|error| panic!("{error}")).pinned;
+        spec
+    }
+
+    pub(crate) fn driver(&self, step: &StepSpec) -> &Arc<dyn Driver> {
+        self.drivers.for_step(&step.uses).unwrap()
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(crate) fn token(&self, step: &StepSpec, undo: bool) -> Token {
+        Token::mint("t".to_owned(), &self.scope.run, step, undo)
+    }
+
+    /// All files of the world but what git and SQLite keep for themselves.
+    pub(crate) fn digest(&self) -> String {
+        let root = Root::open(&self.at("")).unwrap();
+        let mut tree = scan(&root, &[PathBuf::new()], None).unwrap();
+        let own = |path: &Path| {
+            path.components().any(|part| part.as_os_str().to_string_lossy().ends_with(".git"))
+                || path.to_string_lossy().contains(".db")
+                || path.as_os_str().is_empty()
+        };
+        tree.entries.retain(|entry| !own(&entry.path));
+        tree.digest().to_string()
+    }
+}
+
+/// Runs every law for one step. `state` says what is there in the kind's own terms.
+pub(crate) fn keeps_the_laws(world: &World, step: &StepSpec, state: &dyn Fn(&World) -> String) {
+    let (driver, scope) = (world.driver(step), world.scope());
+    let name = format!("{} {}", step.uses, step.with.get());
+    let before_state = state(world);
+    driver.probe(step, &[]).unwrap();
+    let before = driver.prepare(step, scope).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(matches!(driver.observe(step, &before, None, scope), Sighting::Absent), "{name}: not absent before");
+    assert_eq!(state(world), before_state, "{name}: probe, prepare or observe changed something");
+
+    let wrong = Token::mint("t".to_owned(), "another run", step, false);
+    assert!(driver.apply(step, &before, wrong, scope).is_err(), "{name}: acts with another run's token");
+    let undo_token = world.token(step, true);
+    assert!(driver.apply(step, &before, undo_token, scope).is_err(), "{name}: acts with a token for undoing");
+    assert_eq!(state(world), before_state, "{name}: changed something without a token");
+
+    driver.apply(step, &before, world.token(step, false), scope).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let once = state(world);
+    assert_ne!(once, before_state, "{name}: changed nothing");
+    driver
+        .apply(step, &before, world.token(step, false), scope)
+        .unwrap_or_else(|error| panic!("{name} twice: {error}"));
+    assert_eq!(state(world), once, "{name}: twice is not once");
+
+    let (after, changes) = present(driver.observe(step, &before, Some(Claim::Done), scope), &name);
+    assert_eq!(state(world), once, "{name}: observe changed something");
+    for change in &changes {
+        let resource: Resource = change.resource.parse().unwrap();
+        assert!(
+            step.lowered.writes.iter().any(|write| write.contains(&resource)),
+            "{name}: {resource} is not declared"
+        );
+    }
+    driver
+        .undo(step, &before, Some(&after), world.token(step, true), scope)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(matches!(driver.observe(step, &before, None, scope), Sighting::Absent), "{name}: not absent after undo");
+    assert_eq!(state(world), before_state, "{name}: undo is not exact");
+    driver.undo(step, &before, Some(&after), world.token(step, true), scope).unwrap();
+    assert_eq!(state(world), before_state, "{name}: undoing twice is not once");
+}
+
+/// Applies a step, lets `change` be somebody else, and checks that undo refuses and leaves that change alone.
+pub(crate) fn does_not_clobber(
+    world: &World,
+    step: &StepSpec,
+    change: &dyn Fn(&World),
+    state: &dyn Fn(&World) -> String,
+) {
+    let (driver, scope) = (world.driver(step), world.scope());
+    let before = driver.prepare(step, scope).unwrap();
+    driver.apply(step, &before, world.token(step, false), scope).unwrap();
+    let (after, _) = present(driver.observe(step, &before, Some(Claim::Done), scope), &step.uses);
+    change(world);
+    let changed = state(world);
+    let outcome = driver.undo(step, &before, Some(&after), world.token(step, true), scope);
+    assert!(matches!(outcome, Err(UndoError::Clobber(_))), "{}: {outcome:?}", step.uses);
+    assert_eq!(state(world), changed, "{}: somebody's change was overwritten", step.uses);
+}
+
+fn present(sighting: Sighting, name: &str) -> (AfterImage, Vec<Change>) {
+    match sighting {
+        Sighting::Present { after, changes } => (after, changes),
+        other => panic!("{name}: {other:?}"),
+    }
+}
