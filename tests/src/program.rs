@@ -89,9 +89,14 @@ impl Bench {
 
     /// Signs a plan and leaves it as `NAME.plan.json`.
     pub fn sign(&self, name: &str, plan: &Value) -> PathBuf {
+        self.sign_as(name, plan, "tester")
+    }
+
+    /// Signs a plan with a key.
+    pub fn sign_as(&self, name: &str, plan: &Value, key: &str) -> PathBuf {
         let draft = self.path(&format!("{name}.draft.json"));
         std::fs::write(&draft, serde_json::to_vec(plan).unwrap()).unwrap();
-        let ran = self.run(&["plan", "sign", draft.to_str().unwrap(), "--as", "tester"]);
+        let ran = self.run(&["plan", "sign", draft.to_str().unwrap(), "--as", key]);
         assert_eq!(ran.code, 0, "{ran:?}");
         self.path(&format!("{name}.plan.json"))
     }
