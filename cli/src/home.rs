@@ -224,7 +224,8 @@ impl Home {
 
 /// Writes a file so that after a crash it is there whole or not at all.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    // The parent of a bare name is empty, and means here.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = folder.join(format!(".{}.tmp", ulid::Ulid::generate()));
     let mut file = std::fs::File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&temporary, path));

@@ -206,3 +206,12 @@ fn a_second_run_waits_or_is_refused_and_never_interleaves() {
     assert_eq!(waited.code, 0, "{waited:?}");
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_plan_named_without_a_folder_is_signed_beside_itself() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("bare.draft.json"), plan("a", json!([write("x", "1\n")])).to_string()).unwrap();
+    let signed = bench.run(&["plan", "sign", "bare.draft.json", "--as", "tester"]);
+    assert_eq!(signed.code, 0, "{signed:?}");
+    assert!(bench.path("bare.plan.json").exists());
+}
