@@ -292,6 +292,8 @@ impl Checker {
                 failed.world[ix.at()] = left;
                 failed.acted = true;
                 self.event(&failed, returned(Claim::Failed), out)?;
+                // And a driver that says done when it is not.
+                self.event(&failed, returned(Claim::Done), out)?;
             }
         }
         Ok(())
