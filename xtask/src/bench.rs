@@ -1,5 +1,132 @@
-//! Benchmarks: ratios within one run, never tests. Filled by its own change.
+//! Benchmarks: figures and ratios within one run, written to `docs/benchmarks.md` by hand with machine and date; never tests.
 
-pub(crate) fn bench(_names: &[String]) -> Result<(), String> {
-    Err("no benchmark yet".to_owned())
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{cargo, say};
+
+/// Shapes of graphs, as the measurement harness of the design has them.
+const SHAPES: [&str; 3] = ["chain", "wide", "layered"];
+
+/// CPU and wall seconds of one command.
+#[derive(Clone, Copy)]
+struct Cost {
+    cpu: f64,
+    wall: f64,
+}
+
+/// `cargo xtask bench [N]`: whole runs of N no-op steps against `make -j2`, plan check, log verification.
+pub(crate) fn bench(args: &[String]) -> Result<(), String> {
+    let count: usize = args.first().map_or(Ok(1_000), |text| text.parse()).map_err(|_| "bench [STEPS]".to_owned())?;
+    cargo(&["build", "--release", "--locked", "-p", "cli"], &[])?;
+    let program = std::env::current_dir().map_err(|error| error.to_string())?.join("target/release/backout");
+    let folder = std::env::temp_dir().join(format!("backout-bench-{}", std::process::id()));
+    let mut table = String::from(
+        "| shape | steps | check cpu | gate cpu | run cpu | run wall | make cpu | make wall | cpu ratio | wall ratio | verify wall |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for shape in SHAPES {
+        let row = measure(&program, &folder.join(shape), shape, count);
+        std::fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
+        table.push_str(&row?);
+    }
+    say(&format!("\n{table}"));
+    Ok(())
+}
+
+fn measure(program: &Path, dir: &Path, shape: &str, count: usize) -> Result<String, String> {
+    std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
+    write_inputs(dir, shape, count)?;
+    let ours = |words: &[&str]| timed(dir, program, words);
+    ours(&["init", "."])?;
+    ours(&["plan", "sign", "b.draft.json", "--as", "deploy-bot"])?;
+    let check = ours(&["plan", "check", "b.plan.json", "--format", "json"])?;
+    let gate = ours(&["gate", "b.plan.json", "--format", "json"])?;
+    let run = ours(&["run", "bench", "--jobs", "2", "--format", "json"])?;
+    let make = timed(dir, &PathBuf::from("make"), &["-j2", "-s", "-r", "-R", "all"])?;
+    let verify = ours(&["verify"])?;
+    let mut row = String::new();
+    let _ = writeln!(
+        row,
+        "| {shape} | {count} | {:.2} s | {:.2} s | {:.2} s | {:.2} s | {:.2} s | {:.2} s | {:.2} | {:.2} | {:.3} s |",
+        check.cpu,
+        gate.cpu,
+        run.cpu,
+        run.wall,
+        make.cpu,
+        make.wall,
+        run.cpu / make.cpu,
+        run.wall / make.wall,
+        verify.wall
+    );
+    Ok(row)
+}
+
+/// Runs a command under bash's own clock, which counts the time of all its children.
+fn timed(dir: &Path, program: &Path, words: &[&str]) -> Result<Cost, String> {
+    let script = "TIMEFORMAT='%U %S %R'; time \"$@\" >/dev/null 2>/dev/null";
+    let output = Command::new("bash")
+        .args(["-c", script, "bench"])
+        .arg(program)
+        .args(words)
+        .current_dir(dir)
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("{} {} failed", program.display(), words.join(" ")));
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    match numbers.as_slice() {
+        [user, system, wall] => Ok(Cost { cpu: user + system, wall: *wall }),
+        _ => Err(format!("bash did not tell the time: {text}")),
+    }
+}
+
+fn write_inputs(dir: &Path, shape: &str, count: usize) -> Result<(), String> {
+    let needs = graph(shape, count);
+    let list =
+        |row: &[usize], quote: &str| -> Vec<String> { row.iter().map(|ix| format!("{quote}s{ix}{quote}")).collect() };
+    let step = |(ix, row): (usize, &Vec<usize>)| {
+        format!(
+            r#"{{"id":"s{ix}","uses":"command.run","with":{{"argv":["/bin/true"]}},"needs":[{}]}}"#,
+            list(row, "\"").join(",")
+        )
+    };
+    let steps: Vec<String> = needs.iter().enumerate().map(step).collect();
+    let head = r#""session":"bench","agent":"deploy-bot","environment":"staging","intent":"bench""#;
+    let plan = format!("{{{head},\"steps\":[{}]}}", steps.join(","));
+    let all: Vec<usize> = (0..count).collect();
+    let mut make = format!(".PHONY: all {0}\nall: {0}\n", list(&all, "").join(" "));
+    for (ix, row) in needs.iter().enumerate() {
+        let _ = write!(make, "s{ix}: {}\n\t@/bin/true\n", list(row, "").join(" "));
+    }
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).map_err(|error| error.to_string());
+    write("b.draft.json", plan)?;
+    write("Makefile", make)
+}
+
+/// What each step needs; layers of about the square root of the count, each step needing one to three of the layer before.
+fn graph(shape: &str, count: usize) -> Vec<Vec<usize>> {
+    let width = (1..).find(|width| width * width >= count).unwrap_or(1);
+    let mut random = 12_345u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as usize
+    };
+    let row = |ix: usize| match shape {
+        "chain" => ix.checked_sub(1).into_iter().collect(),
+        "layered" if ix >= width => {
+            let layer = (ix / width - 1) * width;
+            let picks = 1 + next() % 3;
+            let mut row: Vec<usize> = (0..picks).map(|_| layer + next() % width).collect();
+            row.sort_unstable();
+            row.dedup();
+            row
+        }
+        _ => Vec::new(),
+    };
+    (0..count).map(row).collect()
 }
