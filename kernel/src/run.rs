@@ -176,14 +176,15 @@ impl Run {
             StepFact::Sighted(Seen::Unclear) => self.fail(ix),
             StepFact::Sighted(Seen::Partial) if starting => self.fail(ix),
             StepFact::ApplyStarted => self.acted = true,
-            StepFact::UndoStarted => self.bump_attempts(ix),
+            // A crash in the middle is no attempt that failed.
+            StepFact::UndoReturned(_) => self.bump_attempts(ix),
             StepFact::Retried => self.reset_attempts(ix),
             StepFact::Prepared
             | StepFact::ApplyWithdrawn
             | StepFact::ApplyReturned(Claim::Done)
             | StepFact::Sighted(_)
             | StepFact::VerifyPassed
-            | StepFact::UndoReturned(_)
+            | StepFact::UndoStarted
             | StepFact::UndoSighted(_)
             | StepFact::Crashed => {}
         }
