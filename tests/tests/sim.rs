@@ -69,7 +69,7 @@ fn loaded(random: &mut Random) -> Loaded {
         timeout_ms: None,
         lowered: Lowered {
             reads: Vec::new(),
-            writes: if ix % 3 == 0 { Vec::new() } else { vec![Resource::file(format!("/sim/{ix}"))] },
+            writes: if ix.is_multiple_of(3) { Vec::new() } else { vec![Resource::file(format!("/sim/{ix}"))] },
             class: Class::ReversibleWithState,
             way_back: way_back(),
             argv: Vec::new(),
@@ -117,7 +117,7 @@ struct Sim {
 
 /// What became of a process.
 enum Life {
-    Rested(Folded),
+    Rested(Box<Folded>),
     Died,
 }
 
@@ -166,10 +166,10 @@ impl Sim {
                     conductor.tell(RecordBody::UndoRequested { by: by() }).unwrap();
                 }
             }
-            if let Life::Rested(folded) = self.live(conductor) {
-                if let Some(end) = folded.run.ended() {
-                    return end;
-                }
+            if let Life::Rested(folded) = self.live(conductor)
+                && let Some(end) = folded.run.ended()
+            {
+                return end;
             }
         }
         panic!("no end after a hundred lives");
@@ -190,7 +190,7 @@ impl Sim {
                         self.check_write_ahead(&work);
                         flight.push(*work);
                     }
-                    Order::Finish => return Life::Rested(conductor.into_folded()),
+                    Order::Finish => return Life::Rested(Box::new(conductor.into_folded())),
                 }
             }
             if self.random.chance(2) && self.crashes < 3 {
