@@ -19,7 +19,9 @@ pub struct Match<'a> {
 }
 
 pub(crate) fn find<'a>(entries: &'a [Entry], argv: &[String]) -> Option<Match<'a>> {
-    let matches = entries.iter().filter_map(|entry| Some(Match { entry, bindings: matched(entry, argv)? }));
+    let program = argv.first()?.rsplit('/').next()?;
+    let named = entries.iter().filter(|entry| entry.words.first().is_some_and(|word| word == program));
+    let matches = named.filter_map(|entry| Some(Match { entry, bindings: matched(entry, argv)? }));
     matches.max_by_key(|found| (closeness(found.entry), found.entry.class))
 }
 
@@ -120,10 +122,8 @@ fn matched(entry: &Entry, argv: &[String]) -> Option<Bindings> {
     for name in entry.optional.iter().flat_map(|pattern| placeholders(pattern)) {
         bindings.insert(name, Vec::new());
     }
-    let (first, rest) = argv.split_first()?;
-    let (pattern, patterns) = entry.words.split_first()?;
-    let program = first.rsplit('/').next()?;
-    bind_word(pattern, program, &mut bindings)?;
+    let (_, rest) = argv.split_first()?;
+    let (_, patterns) = entry.words.split_first()?;
     let words = take_flags(entry, rest, &mut bindings)?;
     bind_words(patterns, &words, entry.any_flags, &mut bindings)?;
     Some(bindings)
