@@ -1,6 +1,6 @@
 //! From what was recorded and seen to what can be said: verification of steps, receipts, replay.
 //!
-//! This crate must never change the world, and looks at it in one file only ([`look`]).
+//! This crate must never change the world, and looks at it in one file only (`look.rs`).
 
 mod delta;
 mod look;

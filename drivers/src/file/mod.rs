@@ -310,7 +310,8 @@ fn changed(resource: String, change: ChangeKind) -> ResourceChange {
     ResourceChange { resource, change, bytes: None, rows: None }
 }
 
-fn assessment(step: &StepSpec) -> StepAssessment {
+/// An assessment in which nothing has been seen yet.
+pub(crate) fn assessment(step: &StepSpec) -> StepAssessment {
     StepAssessment {
         id: step.id.clone(),
         changes: Vec::new(),

@@ -9,7 +9,6 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use git2::{Oid, Repository};
@@ -338,19 +337,7 @@ impl Kind for Git {
 impl Driver for Git {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
         let path = repo_path(step)?;
-        let mut assessment = StepAssessment {
-            id: step.id.clone(),
-            changes: Vec::new(),
-            fingerprints: BTreeMap::new(),
-            class: step.lowered.class,
-            way_back: step.lowered.way_back.clone(),
-            confidence: Confidence::Verified,
-            preview: String::new(),
-            pinned: Vec::new(),
-            by_wildcard: false,
-            share_percent: None,
-            notes: Vec::new(),
-        };
+        let mut assessment = crate::file::assessment(step);
         let repo = open_to_try(&path)?;
         if !priors.is_empty() {
             assessment.confidence = Confidence::Simulated;
