@@ -5,8 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Programs that tests and builds use, with the Debian package of each.
-const PROGRAMS: &[(&str, &str)] =
-    &[("git", "git"), ("cc", "gcc"), ("sed", "sed"), ("setsid", "util-linux"), ("make", "make"), ("strace", "strace")];
+const PROGRAMS: &[(&str, &str)] = &[("git", "git"), ("cc", "gcc"), ("sed", "sed"), ("setsid", "util-linux")];
 
 /// Prints a line for whoever runs the command.
 pub(crate) fn say(text: &str) {
