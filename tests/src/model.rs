@@ -45,8 +45,6 @@ pub enum Bug {
     ForgetsAfterCrash,
     /// Takes what cannot be told for what is there.
     UnclearIsPresent,
-    /// Plan checks always pass.
-    ChecksAnything,
 }
 
 /// How much may go wrong.
@@ -83,6 +81,8 @@ struct State {
     undo_failed: bool,
     foreign_used: bool,
     acted: bool,
+    /// Somebody's change was taken for the before-image.
+    foreign_hidden: bool,
 }
 
 /// Checks one graph. `needs[i]` lists steps with smaller indices.
@@ -118,6 +118,7 @@ impl Checker {
             undo_failed: false,
             foreign_used: false,
             acted: false,
+            foreign_hidden: false,
         };
         let mut seen = HashSet::from([key(&start)]);
         let mut open = VecDeque::from([start]);
@@ -161,6 +162,9 @@ impl Checker {
 
     fn event(&self, state: &State, event: Event, out: &mut Vec<State>) -> Result<(), String> {
         let mut next = state.clone();
+        if let Event::Step(ix, StepFact::Sighted(Seen::Absent) | StepFact::UndoSighted(Seen::Absent)) = event {
+            next.foreign_hidden |= state.world[ix.at()] == World::Foreign;
+        }
         self.feed(&mut next, &event)?;
         next.pending += 1;
         out.push(next);
@@ -216,7 +220,7 @@ impl Checker {
                 }
                 Effect::RunChecks => {
                     self.event(state, Event::Run(RunFact::ChecksPassed), out)?;
-                    if can_fail && self.bug != Bug::ChecksAnything {
+                    if can_fail {
                         self.event(&failing(state), Event::Run(RunFact::ChecksFailed), out)?;
                     }
                 }
@@ -308,14 +312,14 @@ impl Checker {
             return Err(format!("LAW pivot: {ix:?} cannot be undone and is, in {}", show(state)));
         }
         let returned = |claim| Event::Step(ix, StepFact::UndoReturned(claim));
-        if state.world[ix.at()] == World::Foreign {
-            if self.bug == Bug::Clobbers {
-                return Err(format!("LAW no clobber: {ix:?} overwrites somebody's change in {}", show(state)));
-            }
+        if state.world[ix.at()] == World::Foreign && self.bug != Bug::Clobbers {
             return self.event(state, returned(UndoClaim::Clobber), out);
         }
         let mut done = state.clone();
         done.world[ix.at()] = World::Before;
+        if state.world[ix.at()] == World::Foreign {
+            return Err(format!("LAW no clobber: {ix:?} overwrote somebody's change in {}", show(state)));
+        }
         self.event(&done, returned(UndoClaim::Done), out)?;
         if state.budget.failures > 0 {
             for left in [World::Partial, state.world[ix.at()]] {
@@ -416,7 +420,7 @@ impl Checker {
             Some(End::RolledBack) if count(World::After) + count(World::Partial) > 0 => {
                 Some("rolled back, and something is there")
             }
-            Some(End::RolledBack) if state.foreign_used && self.hides_foreign(state) => {
+            Some(End::RolledBack) if state.foreign_hidden => {
                 Some("rolled back, and a change by somebody else was taken for the before-image")
             }
             Some(End::Refused) if state.acted => Some("refused, and something acted"),
@@ -433,11 +437,6 @@ impl Checker {
 
     fn has_pivot(&self) -> bool {
         self.graph.steps().any(|ix| self.graph.pivot(ix).is_some())
-    }
-
-    /// A step that acted, was changed by somebody else, and was then seen as absent: only the bug of that name does it.
-    fn hides_foreign(&self, _state: &State) -> bool {
-        self.bug == Bug::UnclearIsPresent
     }
 }
 
@@ -461,7 +460,7 @@ fn show(state: &State) -> String {
 fn key(state: &State) -> u64 {
     let mut hasher = DefaultHasher::new();
     let durable = (state.pending > 0).then_some(&state.durable);
-    let flags = (state.undo_failed, state.foreign_used, state.acted, state.pending);
+    let flags = (state.undo_failed, state.foreign_used, state.foreign_hidden, state.acted, state.pending);
     (&state.live, durable, &state.world, state.budget, flags).hash(&mut hasher);
     hasher.finish()
 }
