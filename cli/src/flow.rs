@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use executor::{Conductor, Finished, Folded, Loaded, Shell, Stop, fold};
+use executor::{Conductor, Finished, Folded, Loaded, Names, Shell, Stop, fold};
 use jiff::{SignedDuration, Timestamp};
 use journal::{Entry, Journal as _, SqliteJournal};
 use kernel::{DriverSet, Facts};
@@ -10,13 +10,14 @@ use planner::Planned;
 use policy::{BuiltIn, Engine as _, Request, StepFacts};
 use schemas::{
     ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding,
-    GateVerdict, Manifest, OnFailure, Plan, Predicate as _, RecordBody, Role, RunSubject, Statement, StepAssessment,
-    Subject, TrustRoot, Verified,
+    GateVerdict, Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement,
+    StepAssessment, Subject, TrustRoot, Verified,
 };
 
 use crate::home::Home;
 use crate::output::Output;
 use crate::problem::{Problem, chain};
+use crate::site::Site;
 
 /// How long a manifest may be run after it was issued.
 const MANIFEST_MINUTES: i64 = 60;
@@ -171,7 +172,7 @@ pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Ga
 
 fn corrected(home: &Home, name: &str, plan: &Plan) -> Result<Corrected, Problem> {
     let (journal, drivers) = (home.journal()?, home.drivers()?);
-    let line = crate::commands::find_run(&journal, name)?;
+    let line = crate::commands::find_run(&records(&journal)?, name)?;
     let folded = folded(home, &drivers, &journal, &line.run)?;
     let old = planner::parse(&home.payload(folded.loaded.plan)?).map_err(|findings| {
         Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify")
@@ -237,6 +238,7 @@ fn decide(
     let envelope = Envelope::sign(Statement::<Manifest>::PAYLOAD_TYPE, &payload, &[&home.key("gate")?]);
     let manifest_digest = Digest::of(&payload);
     home.keep(digest, bytes)?;
+    home.keep(site.digest(), site.bytes())?;
     home.keep(request.assessment, &assessment_bytes)?;
     home.keep(manifest.decisions, &decisions_bytes)?;
     home.keep(manifest_digest, &envelope.to_json())?;
@@ -289,13 +291,12 @@ pub(crate) fn nonce() -> Result<String, Problem> {
 
 /// Finds the one kept manifest whose digest starts with `name`, or the newest of a session of that name.
 pub(crate) fn find_manifest(
-    journal: &SqliteJournal,
+    records: &[Record],
     home: &Home,
     name: &str,
 ) -> Result<(Digest, Verified<Statement<Manifest>>), Problem> {
     let wanted = name.strip_prefix("sha256:").unwrap_or(name);
     let trust = home.trust()?;
-    let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
     let gated = records.iter().rev().filter_map(|record| match &record.fact {
         RecordBody::Gated { manifest, .. } => Some(*manifest),
         _ => None,
@@ -325,28 +326,29 @@ pub(crate) fn find_manifest(
         .ok_or_else(|| Problem::usage(format!("no manifest is called {name:?}"), "backout gate PLAN prints the name"))
 }
 
-/// Loads the documents of a run by their digests.
-pub(crate) fn load(
-    home: &Home,
-    drivers: &DriverSet,
-    plan: Digest,
-    assessment: Digest,
-    decisions: Digest,
-) -> Result<Loaded, Problem> {
+/// Every record of the log.
+pub(crate) fn records(journal: &SqliteJournal) -> Result<Vec<Record>, Problem> {
+    journal.records(None).map_err(|error| Problem::journal(&error))
+}
+
+/// Loads the documents of a run by their digests, with the site as it was when the gate decided.
+pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Loaded, Problem> {
+    let Names { plan, manifest, assessment, decisions } = *names;
+    let broken = |text| Problem::new(ExitCode::Integrity, Code::INTEGRITY, text, "restore .backout/documents");
+    let manifest =
+        Statement::<Manifest>::from_payload(&home.payload(manifest)?).map_err(|error| broken(chain(&error)))?;
+    let site = Site::from_bytes(&home.plain(manifest.predicate.site)?, &home.path("backout.toml"))?;
     let parsed = planner::parse(&home.payload(plan)?).map_err(|findings| {
         Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "restore .backout/documents")
     })?;
-    let facts = Arc::new(home.site()?.facts(&parsed.environment)?);
+    let facts = Arc::new(site.facts(&parsed.environment)?);
     let checks = parsed.checks.clone();
     let planned = planner::check(parsed, drivers, &facts).map_err(|findings| {
         Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN")
     })?;
-    let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| {
-        Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), "restore .backout/documents")
-    })?;
-    let decided: Decisions = serde_json::from_slice(&home.plain(decisions)?).map_err(|error| {
-        Problem::new(ExitCode::Integrity, Code::INTEGRITY, error.to_string(), "restore .backout/documents")
-    })?;
+    let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| broken(chain(&error)))?;
+    let decided: Decisions =
+        serde_json::from_slice(&home.plain(decisions)?).map_err(|error| broken(error.to_string()))?;
     let has_priors = planned.steps.iter().map(|step| planned.has_priors(step.ix)).collect();
     let mut steps = planned.steps;
     for (step, assessed) in steps.iter_mut().zip(&assessed.steps) {
@@ -372,15 +374,21 @@ pub(crate) fn folded(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, 
         return Err(Problem::usage(format!("no run is called {run:?}"), "backout status"));
     };
     let facts = records.into_iter().map(|record| record.fact).collect();
-    let mut loader =
-        |plan, assessment, decisions| load(home, drivers, plan, assessment, decisions).map_err(|problem| problem.title);
-    fold(subject, facts, &mut loader).map_err(|error| {
-        Problem::new(
-            ExitCode::Integrity,
-            Code::INTEGRITY,
-            chain(&error),
-            "keep .backout as evidence; backout log shows the records",
-        )
+    let mut why = None;
+    let mut loader = |names: &Names| {
+        load(home, drivers, names).map_err(|problem| {
+            let title = problem.title.clone();
+            why = Some(problem);
+            title
+        })
+    };
+    let folded = fold(subject, facts, &mut loader);
+    folded.map_err(|error| {
+        // A root that is not mounted is no broken log: the loader's own words are kept.
+        why.unwrap_or_else(|| {
+            let next = "keep .backout as evidence; backout log shows the records";
+            Problem::new(ExitCode::Integrity, Code::INTEGRITY, chain(&error), next)
+        })
     })
 }
 
@@ -419,7 +427,7 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         other => Problem::new(ExitCode::Bug, Code::FAILURE, chain(other), "backout recover"),
     })?;
     progress.done();
-    let Finished { folded, mut journal, head } = finished;
+    let Finished { folded, mut journal } = finished;
     let Some(end) = folded.run.ended() else {
         let code = match &folded.cause {
             Some((executor::Cause::Stopped, _)) | None => ExitCode::Stopped,
@@ -427,26 +435,37 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         };
         return Ok(Rested { folded, receipt: None, journal, code });
     };
-    let receipt =
-        make_receipt(driving.home, &folded, end, head.unwrap_or(journal::LogHead { size: 0, root: String::new() }));
-    let envelope = sign_receipt(driving.home, &folded, &receipt)?;
-    let digest = Digest::of(&envelope.unverified_payload().unwrap_or_default());
-    driving.home.keep(digest, &envelope.to_json())?;
-    let entry =
-        Entry { subject: Some(Arc::new(folded.subject.clone())), fact: RecordBody::Receipted { receipt: digest } };
-    journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
+    let receipt = issue_receipt(driving.home, &folded, end, journal.as_mut())?;
     let code = folded.exit_code(end);
     Ok(Rested { folded, receipt: Some(receipt), journal, code })
 }
 
-fn make_receipt(_home: &Home, folded: &Folded, end: End, head: journal::LogHead) -> schemas::Receipt {
+/// Makes, signs, keeps and records the receipt of a run that ended.
+pub(crate) fn issue_receipt(
+    home: &Home,
+    folded: &Folded,
+    end: End,
+    journal: &mut dyn journal::Journal,
+) -> Result<schemas::Receipt, Problem> {
+    let receipt = make_receipt(folded, end, journal.head(), Timestamp::now());
+    let envelope = sign_receipt(home, folded, &receipt)?;
+    let digest = Digest::of(&envelope.unverified_payload().unwrap_or_default());
+    home.keep(digest, &envelope.to_json())?;
+    let entry =
+        Entry { subject: Some(Arc::new(folded.subject.clone())), fact: RecordBody::Receipted { receipt: digest } };
+    journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
+    Ok(receipt)
+}
+
+/// The receipt that the log so far comes to.
+pub(crate) fn make_receipt(folded: &Folded, end: End, head: journal::LogHead, ended: Timestamp) -> schemas::Receipt {
     let step_ids: Vec<String> = folded.loaded.steps.iter().map(|step| step.id.clone()).collect();
     let input = verifier::ReceiptInput {
         run_id: &folded.subject.run,
         session: &folded.subject.session,
         run: &folded.run,
         step_ids: &step_ids,
-        facts: &folded.facts,
+        account: &folded.account,
         decisions: folded.loaded.decisions_digest,
         approvals: &folded.approvals,
         log_size: head.size,
@@ -455,7 +474,7 @@ fn make_receipt(_home: &Home, folded: &Folded, end: End, head: journal::LogHead)
     };
     let reason = folded.cause.as_ref().map_or("", |(_, reason)| reason.as_str());
     let reason = if end == End::Committed { "" } else { reason };
-    verifier::receipt(&input, end, reason, Timestamp::now())
+    verifier::receipt(&input, end, reason, ended)
 }
 
 fn sign_receipt(home: &Home, folded: &Folded, receipt: &schemas::Receipt) -> Result<Envelope, Problem> {
@@ -473,8 +492,8 @@ pub(crate) struct Opening {
 }
 
 /// Checks that a manifest may run now: not expired, not used, nothing changed, approvals there.
-pub(crate) fn admit(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, name: &str) -> Result<Opening, Problem> {
-    let (digest, verified) = find_manifest(journal, home, name)?;
+pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: &str) -> Result<Opening, Problem> {
+    let (digest, verified) = find_manifest(records, home, name)?;
     let manifest = verified.document().predicate.clone();
     let now = Timestamp::now();
     if now >= manifest.expires {
@@ -490,7 +509,6 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, n
     if manifest.trust_version != home.trust()?.document().version {
         return Err(Problem::stale("the trust root changed since the gate decided"));
     }
-    let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
     let used = records.iter().any(|record| match &record.fact {
         RecordBody::RunOpened { manifest, .. } | RecordBody::Amended { manifest, .. } => *manifest == digest,
         _ => false,
@@ -498,14 +516,16 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, journal: &SqliteJournal, n
     if used {
         return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
     }
-    let approvals = approvals(home, &records, digest, &manifest, now)?;
-    let loaded = load(home, drivers, manifest.plan, manifest.assessment, manifest.decisions)?;
+    let approvals = approvals(home, records, digest, &manifest, now)?;
+    let names =
+        Names { plan: manifest.plan, manifest: digest, assessment: manifest.assessment, decisions: manifest.decisions };
+    let loaded = load(home, drivers, &names)?;
     Ok(Opening { manifest: digest, predicate: manifest, approvals, loaded })
 }
 
 fn approvals(
     home: &Home,
-    records: &[schemas::Record],
+    records: &[Record],
     digest: Digest,
     manifest: &Manifest,
     now: Timestamp,
@@ -562,9 +582,7 @@ pub(crate) fn open_run(
         on_failure,
         steps: steps as u32,
     };
-    let entry = Entry { subject: Some(Arc::new(subject.clone())), fact: fact.clone() };
+    let entry = Entry { subject: Some(Arc::new(subject.clone())), fact };
     journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
-    let mut folded = Folded::open(subject, opening.loaded, opening.manifest, opening.approvals, on_failure);
-    folded.facts.push(fact);
-    Ok(folded)
+    Ok(Folded::open(subject, opening.loaded, opening.manifest, opening.approvals, on_failure))
 }

@@ -1,6 +1,7 @@
 //! The site configuration: environments with their roots and what is protected. Written by people, never by a plan.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use kernel::Facts;
@@ -10,13 +11,16 @@ use serde::Deserialize;
 
 use crate::problem::Problem;
 
+/// Largest `backout.toml`.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// `backout.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Site {
     environments: BTreeMap<String, Environment>,
     #[serde(skip)]
-    digest: Option<Digest>,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,17 +48,31 @@ fn default_share() -> u64 {
 
 impl Site {
     pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
-        let parsed: Result<Self, toml::de::Error> = toml::from_str(&text);
-        let mut site =
-            parsed.map_err(|error| Problem::usage(format!("{}: {error}", path.display()), "mend the file"))?;
-        site.digest = Some(Digest::of(text.as_bytes()));
+        let failed = |error| Problem::failure(&format!("cannot read {}", path.display()), &error);
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(failed)?;
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        Self::from_bytes(&bytes, path)
+    }
+
+    /// The site that these bytes say, which came from `path`.
+    pub(crate) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, Problem> {
+        let usage = |text: String| Problem::usage(format!("{}: {text}", path.display()), "mend the file");
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(usage(format!("larger than {MAX_BYTES} bytes")));
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| usage(error.to_string()))?;
+        let mut site: Self = toml::from_str(text).map_err(|error| usage(error.to_string()))?;
+        site.bytes = bytes.to_vec();
         Ok(site)
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(crate) fn digest(&self) -> Digest {
-        self.digest.unwrap_or_else(|| Digest::of(b""))
+        Digest::of(&self.bytes)
     }
 
     fn environment(&self, name: &str) -> Result<&Environment, Problem> {

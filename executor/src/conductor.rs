@@ -60,15 +60,13 @@ pub struct Conductor {
     cleared: VecDeque<Work>,
     preparing: usize,
     tokens: u64,
-    keep_facts: bool,
     /// Steps whose driver came back in this process and said that it failed.
     failed_here: HashSet<StepIx>,
 }
 
 impl Conductor {
-    /// A conductor of a run. With `keep_facts`, facts are kept for a receipt.
+    /// A conductor of a run.
     pub fn new(folded: Folded, slots: Slots) -> Self {
-        let keep_facts = folded.loaded.steps.len() <= 10_000;
         Self {
             folded,
             slots,
@@ -83,7 +81,6 @@ impl Conductor {
             cleared: VecDeque::new(),
             preparing: 0,
             tokens: 0,
-            keep_facts,
             failed_here: HashSet::new(),
         }
     }
@@ -255,9 +252,6 @@ impl Conductor {
     fn record(&mut self, fact: RecordBody, urgent: bool) -> Result<(), IllegalEvent> {
         self.folded.take_event(&fact)?;
         self.urgent |= urgent;
-        if self.keep_facts {
-            self.folded.facts.push(fact.clone());
-        }
         self.pending.push(fact);
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kernel::{AfterImage, BeforeImage, Event, Facts, Graph, IllegalEvent, Run, RunFact, StepIx, StepSpec};
 use schemas::{Check, Class, Digest, OnFailure, RecordBody, RunSubject, StepAssessment};
+use verifier::Account;
 
 /// The documents of a plan that is being run, ready for use.
 #[derive(Clone, Debug)]
@@ -30,8 +31,21 @@ pub struct Loaded {
     pub decisions_digest: Digest,
 }
 
-/// Finds the documents that a run names: plan, assessment and decisions, in this order.
-pub type Loader<'a> = dyn FnMut(Digest, Digest, Digest) -> Result<Loaded, String> + 'a;
+/// The documents that an opening names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The plan.
+    pub plan: Digest,
+    /// The manifest.
+    pub manifest: Digest,
+    /// The assessment.
+    pub assessment: Digest,
+    /// The decisions.
+    pub decisions: Digest,
+}
+
+/// Finds the documents that an opening names.
+pub type Loader<'a> = dyn FnMut(&Names) -> Result<Loaded, String> + 'a;
 
 /// Why a run did not simply commit: the first thing that went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +85,8 @@ pub struct Folded {
     pub manifest: Digest,
     /// What to do after a failure.
     pub on_failure: OnFailure,
-    /// All facts, in order.
-    pub facts: Vec<RecordBody>,
+    /// What the facts say about each step, for the receipt.
+    pub account: Account,
     /// Steps in the order in which they began to act: they are undone in the reverse of it.
     pub acted: Vec<StepIx>,
 }
@@ -102,9 +116,9 @@ pub fn fold(subject: RunSubject, facts: Vec<RecordBody>, load: &mut Loader<'_>) 
     else {
         return Err(FoldError::NoOpening(subject.run));
     };
-    let loaded = load(*plan, *assessment, *decisions).map_err(FoldError::Document)?;
+    let names = Names { plan: *plan, manifest: *manifest, assessment: *assessment, decisions: *decisions };
+    let loaded = load(&names).map_err(FoldError::Document)?;
     let mut folded = Folded::open(subject, loaded, *manifest, approvals.clone(), *on_failure);
-    folded.facts.extend(opening);
     for fact in facts {
         folded.take(fact, load)?;
     }
@@ -131,25 +145,25 @@ impl Folded {
             approvals,
             manifest,
             on_failure,
-            facts: Vec::new(),
+            account: Account::default(),
             acted: Vec::new(),
             loaded,
         }
     }
 
-    /// Takes one fact over.
+    /// Takes one fact over, in the order of the log.
     pub fn take(&mut self, fact: RecordBody, load: &mut Loader<'_>) -> Result<(), FoldError> {
         if let RecordBody::Amended { plan, manifest, assessment, decisions, approvals, kept, .. } = &fact {
-            let loaded = load(*plan, *assessment, *decisions).map_err(FoldError::Document)?;
+            let names = Names { plan: *plan, manifest: *manifest, assessment: *assessment, decisions: *decisions };
+            let loaded = load(&names).map_err(FoldError::Document)?;
             self.amend(loaded, *manifest, approvals.clone(), kept)?;
         } else {
             self.take_event(&fact)?;
         }
-        self.facts.push(fact);
         Ok(())
     }
 
-    /// Takes a fact that is an event, without keeping the fact itself.
+    /// Takes a fact that changes no plan.
     pub(crate) fn take_event(&mut self, fact: &RecordBody) -> Result<(), IllegalEvent> {
         if let Some(event) = Event::of_record(fact) {
             self.run.handle(&event)?;
@@ -158,6 +172,7 @@ impl Folded {
             self.acted.push(StepIx(*step));
         }
         self.keep_images(fact);
+        self.account.take(fact);
         self.keep_cause(fact);
         Ok(())
     }
@@ -240,7 +255,7 @@ impl Folded {
         }
         let new_of = |old: &StepIx| kept.iter().find(|(from, _)| *from == old.0).map(|(_, to)| StepIx(*to));
         next.acted = self.acted.iter().filter_map(new_of).collect();
-        next.facts = std::mem::take(&mut self.facts);
+        next.account = self.account.carried(kept);
         *self = next;
         Ok(())
     }

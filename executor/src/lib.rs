@@ -9,7 +9,7 @@ mod shell;
 mod work;
 
 pub use conductor::{Conductor, Order, Slots, Tick};
-pub use fold::{Cause, FoldError, Folded, Loaded, Loader, fold};
+pub use fold::{Cause, FoldError, Folded, Loaded, Loader, Names, fold};
 pub use heartbeat::{last_sign_of_life, show_life};
 pub use shell::{ExecutorError, Finished, Shell, Stop};
 pub use work::{Message, Work};

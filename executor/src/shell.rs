@@ -60,8 +60,6 @@ pub struct Finished {
     pub folded: Folded,
     /// The journal, given back.
     pub journal: Box<dyn Journal>,
-    /// The log after the last commit.
-    pub head: Option<LogHead>,
 }
 
 /// Why a run could not go on. What was in flight has come back; the journal says what it says.
@@ -134,19 +132,18 @@ impl Shell {
             stoppable,
             steady,
             committing: None,
-            head: None,
             in_flight: 0,
             halted: None,
             since: None,
         };
         let outcome = engine.turn(inbox, answers, observe).await;
-        let Engine { conductor, asks, head, .. } = engine;
+        let Engine { conductor, asks, .. } = engine;
         drop(asks);
         let journal = keeper.join().map_err(|_| ExecutorError::Io {
             doing: "the journal's thread panicked",
             source: std::io::Error::other("panic"),
         })?;
-        outcome.map(|()| Finished { folded: conductor.into_folded(), journal, head })
+        outcome.map(|()| Finished { folded: conductor.into_folded(), journal })
     }
 
     fn scope(&self, subject: &RunSubject, alive_until_ms: Option<i64>) -> Scope {
@@ -181,7 +178,6 @@ struct Engine<'a> {
     stoppable: Scope,
     steady: Scope,
     committing: Option<Arc<Vec<Entry>>>,
-    head: Option<LogHead>,
     in_flight: usize,
     halted: Option<Instant>,
     /// Since when facts have waited.
@@ -300,8 +296,7 @@ impl Engine<'_> {
         match answer {
             Answer::Lost(error) => Err(error.into()),
             Answer::Committed(Err(error)) => Err(error.into()),
-            Answer::Committed(Ok(head)) => {
-                self.head = Some(head);
+            Answer::Committed(Ok(_)) => {
                 for entry in self.committing.take().iter().flat_map(|entries| entries.iter()) {
                     observe(&entry.fact);
                 }

@@ -44,6 +44,9 @@ pub trait Journal: Send {
     /// After an error nothing may be assumed about them: only reading the log again can tell.
     fn append(&mut self, time: Timestamp, entries: &[Entry]) -> Result<LogHead, JournalError>;
 
+    /// The log as it was last checked or written.
+    fn head(&self) -> LogHead;
+
     /// Keeps the writer's lease alive for another term.
     fn renew_lease(&mut self, now: Timestamp) -> Result<(), JournalError>;
 }

@@ -194,6 +194,10 @@ impl Journal for SqliteJournal {
         Ok(self.head())
     }
 
+    fn head(&self) -> LogHead {
+        Self::head(self)
+    }
+
     fn renew_lease(&mut self, now: Timestamp) -> Result<(), JournalError> {
         let writer = self.writer.as_ref().ok_or(JournalError::Fenced)?;
         lease::renew(&self.db, writer.epoch, now)

@@ -9,6 +9,8 @@ impl Limits {
     pub const PLAN_BYTES: usize = 64 * 1024 * 1024;
     /// Largest envelope in bytes: base64 of the largest payload, with room for signatures.
     pub const ENVELOPE_BYTES: usize = Self::PLAN_BYTES / 3 * 4 + 64 * 1024;
+    /// Largest receipt payload in bytes.
+    pub const RECEIPT_BYTES: usize = Self::PLAN_BYTES;
     /// Largest approval or manifest payload in bytes, so that a KMS can sign it.
     pub const STATEMENT_BYTES: usize = 4096;
     /// Most signatures on one envelope.

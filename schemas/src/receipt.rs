@@ -75,12 +75,19 @@ pub struct StepReceipt {
     /// What changed, as observed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+    /// How many more changed than are listed here; the log has them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted: u64,
     /// What is left to do by hand, where something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<String>,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl Predicate for Receipt {
     const TYPE: &'static str = "https://backout.dev/receipt/v1";
-    const MAX_BYTES: usize = Limits::PLAN_BYTES * 2;
+    const MAX_BYTES: usize = Limits::RECEIPT_BYTES;
 }

@@ -1,5 +1,5 @@
 //! The program as its users meet it: every exit code, what stale and forged documents come to, stops, and bad input.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::io::{BufRead as _, BufReader};
 
@@ -214,4 +214,80 @@ fn a_plan_named_without_a_folder_is_signed_beside_itself() {
     let signed = bench.run(&["plan", "sign", "bare.draft.json", "--as", "tester"]);
     assert_eq!(signed.code, 0, "{signed:?}");
     assert!(bench.path("bare.plan.json").exists());
+}
+
+#[test]
+fn an_end_without_its_receipt_gets_it_from_recover() {
+    let bench = Bench::new();
+    let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n")])));
+    let (key, away) = (bench.path("state/keys/runner.key"), bench.path("state/runner.key"));
+    std::fs::rename(&key, &away).unwrap();
+    assert_eq!(bench.run(&["run", &manifest]).code, 3, "the end is in the log and nobody could sign the receipt");
+    std::fs::rename(&away, &key).unwrap();
+    assert_eq!(bench.run(&["show", "a"]).value["value"]["receipt"], Value::Null);
+    let recovered = bench.run(&["recover"]);
+    assert_eq!((recovered.code, recovered.value["end"].as_str()), (0, Some("committed")), "{recovered:?}");
+    assert_eq!(bench.run(&["verify"]).value["receipts"], 1);
+}
+
+#[test]
+fn a_receipt_that_says_what_the_log_does_not_is_found_whoever_signed_it() {
+    use journal::{Entry, Journal as _, LogSigner, SqliteJournal};
+    use schemas::{Digest, Document as _, End, Envelope, Receipt, RecordBody, SecretKey, Statement};
+    let bench = Bench::new();
+    let mut failing = plan("a", json!([write("x", "1\n")]));
+    failing["checks"] = json!([{"uses": "file.absent", "with": {"path": "x"}}]);
+    let manifest = bench.gated("a", &failing);
+    assert_eq!(bench.run(&["run", &manifest]).code, 4);
+    let key = |name: &str| {
+        let text = std::fs::read_to_string(bench.path(&format!("state/keys/{name}.key"))).unwrap();
+        SecretKey::from_pem(&text).unwrap()
+    };
+    let path = bench.path("state/journal.db");
+    let signer = LogSigner::new(&key("log")).unwrap();
+    let mut journal = SqliteJournal::open_to_write(&path, signer, jiff::Timestamp::now()).unwrap();
+    let records = journal.records(None).unwrap();
+    let subject = records.last().unwrap().subject.clone().unwrap();
+    let RecordBody::Receipted { receipt } = records.last().unwrap().fact else { panic!("no receipt") };
+    let kept = bench.path(&format!("state/documents/{}.json", receipt.hex()));
+    let payload = Envelope::from_json(&std::fs::read(kept).unwrap()).unwrap().unverified_payload().unwrap();
+    let mut forged = Statement::<Receipt>::from_payload(&payload).unwrap();
+    forged.predicate.end = End::Committed;
+    let payload = forged.to_payload();
+    let envelope = Envelope::sign(Statement::<Receipt>::PAYLOAD_TYPE, &payload, &[&key("runner")]);
+    let digest = Digest::of(&payload);
+    std::fs::write(bench.path(&format!("state/documents/{}.json", digest.hex())), envelope.to_json()).unwrap();
+    let entry = Entry { subject: Some(subject.into()), fact: RecordBody::Receipted { receipt: digest } };
+    journal.append(jiff::Timestamp::now(), &[entry]).unwrap();
+    drop(journal);
+    let verified = bench.run(&["verify"]);
+    assert_eq!(verified.code, 11, "{verified:?}");
+}
+
+#[test]
+fn a_site_that_changed_since_does_not_hide_or_strand_an_old_run() {
+    let bench = Bench::new();
+    let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n")])));
+    assert_eq!(bench.run(&["run", &manifest]).code, 0);
+    std::fs::create_dir(bench.path("elsewhere")).unwrap();
+    bench.site(&format!("[environments.other]\nroots = [{:?}]\n", bench.path("elsewhere")));
+    assert_eq!(bench.run(&["show", "a"]).code, 0);
+    assert_eq!(bench.run(&["undo", "a"]).value["end"], "rolled_back");
+    assert!(!bench.path("world/x").exists());
+}
+
+#[test]
+fn steps_that_a_replay_keeps_keep_their_changes_in_the_receipt() {
+    let bench = Bench::new();
+    let fails = json!({"id": "f", "uses": "command.run", "needs": ["w"], "with": {"argv": ["false"]}});
+    let passes = json!({"id": "f", "uses": "command.run", "needs": ["w"], "with": {"argv": ["true"]}});
+    let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n"), fails])));
+    assert_eq!(bench.run(&["run", &manifest, "--on-failure", "hold"]).code, 4);
+    let corrected = bench.sign("b", &plan("b", json!([write("x", "1\n"), passes])));
+    let gated = bench.run(&["gate", "--replay", "a", corrected.to_str().unwrap()]);
+    assert_eq!(gated.code, 0, "{gated:?}");
+    let replayed = bench.run(&["replay", "a", gated.value["manifest"].as_str().unwrap()]);
+    assert_eq!((replayed.code, replayed.value["end"].as_str()), (0, Some("committed")), "{replayed:?}");
+    assert_eq!(replayed.value["steps"][0]["changes"][0]["change"], "created", "{replayed:?}");
+    assert_eq!(bench.run(&["verify"]).code, 0);
 }

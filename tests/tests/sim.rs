@@ -151,7 +151,7 @@ impl Sim {
     fn folded(&self) -> Folded {
         let name = || "sim".to_owned();
         let subject = RunSubject { run: name(), session: name(), agent: name(), environment: name() };
-        fold(subject, self.durable.clone(), &mut |_, _, _| Ok(self.loaded.clone())).unwrap()
+        fold(subject, self.durable.clone(), &mut |_| Ok(self.loaded.clone())).unwrap()
     }
 
     fn play(&mut self) -> End {

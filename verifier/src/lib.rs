@@ -2,11 +2,13 @@
 //!
 //! This crate must never change the world, and looks at it in one file only (`look.rs`).
 
+mod account;
 mod delta;
 mod look;
 mod receipt;
 mod replay;
 
+pub use account::Account;
 pub use delta::undeclared;
 pub use look::{Verification, run_checks, verify};
 pub use receipt::{ReceiptInput, receipt};

@@ -1,10 +1,16 @@
 //! The receipt, from the records of a run and nothing else.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use kernel::{Run, StepIx, StepState};
-use schemas::{Change, Digest, End, Receipt, RecordBody, StepReceipt};
+use schemas::{Change, Digest, End, Limits, Receipt, StepReceipt};
+
+use crate::account::Account;
+
+/// Room for changes in one receipt, in bytes; it counts the others, and the log has them all.
+const CHANGES_BYTES: usize = Limits::RECEIPT_BYTES / 2;
+
+/// What a change takes beside the name of its resource, at most.
+const CHANGE_BYTES: usize = 512;
 
 /// What a receipt is made from.
 pub struct ReceiptInput<'a> {
@@ -16,8 +22,8 @@ pub struct ReceiptInput<'a> {
     pub run: &'a Run,
     /// Ids of the steps, by index.
     pub step_ids: &'a [String],
-    /// Its facts, in order.
-    pub facts: &'a [RecordBody],
+    /// What its facts say, step by step.
+    pub account: &'a Account,
     /// The decisions.
     pub decisions: Digest,
     /// The approvals that counted.
@@ -32,40 +38,25 @@ pub struct ReceiptInput<'a> {
 
 /// Makes the receipt of a run that ended.
 pub fn receipt(input: &ReceiptInput<'_>, end: End, reason: &str, ended: Timestamp) -> Receipt {
-    let mut changes: BTreeMap<u32, Vec<Change>> = BTreeMap::new();
-    let mut left: BTreeMap<u32, String> = BTreeMap::new();
-    for fact in input.facts {
-        match fact {
-            RecordBody::Verified { step, changes: found, .. }
-            | RecordBody::VerifyFailed { step, changes: found, .. }
-            | RecordBody::Sighted { step, changes: found, .. } => {
-                changes.insert(*step, found.clone());
-                if let RecordBody::Sighted { detail, .. } = fact {
-                    left.insert(*step, detail.clone());
-                }
-            }
-            RecordBody::UndoReturned { step, message, .. } => {
-                left.insert(*step, message.clone());
-            }
-            RecordBody::UndoSighted { step, detail, .. } if !detail.is_empty() => {
-                left.insert(*step, detail.clone());
-            }
-            RecordBody::Amended { .. } => {
-                changes.clear();
-                left.clear();
-            }
-            _ => {}
-        }
-    }
     let begun = |ix: &StepIx| !matches!(input.run.state(*ix), StepState::Pending | StepState::Prepared);
+    let mut room = CHANGES_BYTES;
     let mut of = |ix: StepIx| {
         let state = input.run.state(ix);
         let undone = matches!(state, StepState::Undone | StepState::Failed);
+        let found = if undone { &[] } else { input.account.changes(ix.0) };
+        let fits = |change: &&Change| {
+            let bytes = change.resource.len() + CHANGE_BYTES;
+            let fits = bytes <= room;
+            room = if fits { room - bytes } else { 0 };
+            fits
+        };
+        let listed: Vec<Change> = found.iter().take_while(fits).cloned().collect();
         StepReceipt {
             id: input.step_ids.get(ix.at()).cloned().unwrap_or_default(),
             state: state.as_str().to_owned(),
-            changes: if undone { Vec::new() } else { changes.remove(&ix.0).unwrap_or_default() },
-            left: what_is_left(state, end, left.get(&ix.0).map(String::as_str)),
+            unlisted: (found.len() - listed.len()) as u64,
+            changes: listed,
+            left: what_is_left(state, end, input.account.left(ix.0)),
         }
     };
     let steps: Vec<StepIx> = input.run.graph().steps().filter(begun).collect();
@@ -84,13 +75,55 @@ pub fn receipt(input: &ReceiptInput<'_>, end: End, reason: &str, ended: Timestam
     }
 }
 
-fn what_is_left(state: StepState, end: End, detail: Option<&str>) -> Option<String> {
-    let detail = detail.unwrap_or("");
+fn what_is_left(state: StepState, end: End, detail: &str) -> Option<String> {
     match (end, state) {
         (End::Stuck, StepState::Stuck) => Some(format!("not put back: {detail}")),
         (End::Stuck, StepState::Applied | StepState::Verified) => {
             Some("still in place: something that depends on it, or the step itself, cannot be undone".to_owned())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kernel::Graph;
+    use schemas::{ChangeKind, OnFailure, RecordBody};
+
+    use super::*;
+
+    #[test]
+    fn changes_without_room_are_counted_and_the_receipt_can_still_be_read() {
+        let graph = Arc::new(Graph::new(&[Vec::new()], &[false]).unwrap());
+        let run = Run::with_kept(graph, OnFailure::Undo, &[StepIx(0)]);
+        let long = "x".repeat(Limits::PATH_BYTES);
+        let change = |ix| Change {
+            resource: format!("{long}{ix}"),
+            change: ChangeKind::Deleted,
+            before: None,
+            after: None,
+            rows: None,
+        };
+        let changes: Vec<Change> = (0..20_000).map(change).collect();
+        let mut account = Account::default();
+        account.take(&RecordBody::Verified { step: 0, after: None, changes, checks: Vec::new() });
+        let input = ReceiptInput {
+            run_id: "run",
+            session: "s",
+            run: &run,
+            step_ids: &["a".to_owned()],
+            account: &account,
+            decisions: Digest::of(b""),
+            approvals: &[],
+            log_size: 1,
+            log_root: "",
+            anchor: "unanchored",
+        };
+        let receipt = receipt(&input, End::Committed, "", Timestamp::now());
+        let step = &receipt.steps[0];
+        assert!(step.unlisted > 0 && step.changes.len() as u64 + step.unlisted == 20_000);
+        assert!(serde_json::to_vec(&receipt).unwrap().len() < Limits::RECEIPT_BYTES);
     }
 }

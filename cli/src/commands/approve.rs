@@ -31,7 +31,7 @@ pub(crate) struct ApproveArgs {
 
 pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let journal = home.journal()?;
-    let (digest, verified) = flow::find_manifest(&journal, home, &args.manifest)?;
+    let (digest, verified) = flow::find_manifest(&flow::records(&journal)?, home, &args.manifest)?;
     drop(journal);
     let manifest = &verified.document().predicate;
     let now = Timestamp::now();

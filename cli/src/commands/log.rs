@@ -4,6 +4,7 @@ use clap::Args;
 use schemas::{ExitCode, Record};
 
 use crate::commands::recover::find;
+use crate::flow;
 use crate::home::Home;
 use crate::output::Output;
 use crate::problem::Problem;
@@ -16,8 +17,11 @@ pub(crate) struct LogArgs {
 
 pub(crate) fn run(args: &LogArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let journal = home.journal()?;
-    let run = args.run.as_deref().map(|name| find(&journal, name).map(|line| line.run)).transpose()?;
-    let records = journal.records(run.as_deref()).map_err(|error| Problem::journal(&error))?;
+    let mut records = flow::records(&journal)?;
+    if let Some(name) = &args.run {
+        let run = find(&records, name)?.run;
+        records.retain(|record| record.subject.as_ref().is_some_and(|subject| subject.run == run));
+    }
     for record in &records {
         output.event("record", record);
     }

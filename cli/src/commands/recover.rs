@@ -4,7 +4,7 @@ use clap::Args;
 use executor::{Conductor, Folded, last_sign_of_life};
 use journal::SqliteJournal;
 use kernel::{StepIx, StepState};
-use schemas::{End, ExitCode, RecordBody};
+use schemas::{End, ExitCode, Record, RecordBody};
 use serde::Serialize;
 
 use crate::commands::run::{default_jobs, slots, tell};
@@ -43,40 +43,48 @@ pub(crate) struct RunLine {
     pub(crate) environment: String,
     pub(crate) opened: String,
     pub(crate) end: Option<(End, u8, String)>,
+    /// Whether the end has its receipt: a crash can come between the two.
+    pub(crate) receipted: bool,
 }
 
 /// Every run of the log, oldest first.
-pub(crate) fn runs(journal: &SqliteJournal) -> Result<Vec<RunLine>, Problem> {
-    let records = journal.records(None).map_err(|error| Problem::journal(&error))?;
+pub(crate) fn runs(records: &[Record]) -> Vec<RunLine> {
     let mut out: Vec<RunLine> = Vec::new();
     for record in records {
-        let Some(subject) = record.subject else { continue };
+        let Some(subject) = &record.subject else { continue };
         let known = out.iter_mut().rev().find(|line| line.run == subject.run);
-        match (record.fact, known) {
+        match (&record.fact, known) {
             (RecordBody::RunOpened { .. }, None) => out.push(RunLine {
-                run: subject.run,
-                session: subject.session,
-                environment: subject.environment,
+                run: subject.run.clone(),
+                session: subject.session.clone(),
+                environment: subject.environment.clone(),
                 opened: record.time.to_string(),
                 end: None,
+                receipted: false,
             }),
-            (RecordBody::Ended { end, exit_code, reason }, Some(line)) => line.end = Some((end, exit_code, reason)),
-            (RecordBody::UndoRequested { .. } | RecordBody::Retried { .. }, Some(line)) => line.end = None,
+            (RecordBody::Receipted { .. }, Some(line)) => line.receipted = true,
+            (RecordBody::Ended { end, exit_code, reason }, Some(line)) => {
+                line.end = Some((*end, *exit_code, reason.clone()));
+            }
+            (RecordBody::UndoRequested { .. } | RecordBody::Retried { .. }, Some(line)) => {
+                line.end = None;
+                line.receipted = false;
+            }
             _ => {}
         }
     }
-    Ok(out)
+    out
 }
 
 /// The run that a user means: by its id, or the newest of a session.
-pub(crate) fn find(journal: &SqliteJournal, name: &str) -> Result<RunLine, Problem> {
-    let found = runs(journal)?.into_iter().rev().find(|line| line.run == name || line.session == name);
+pub(crate) fn find(records: &[Record], name: &str) -> Result<RunLine, Problem> {
+    let found = runs(records).into_iter().rev().find(|line| line.run == name || line.session == name);
     found.ok_or_else(|| Problem::usage(format!("no run or session is called {name:?}"), "backout status"))
 }
 
 /// A new run starts only when no earlier one is unfinished.
-pub(crate) fn refuse_unfinished(_home: &Home, journal: &SqliteJournal) -> Result<(), Problem> {
-    match runs(journal)?.into_iter().find(|line| line.end.is_none()) {
+pub(crate) fn refuse_unfinished(records: &[Record]) -> Result<(), Problem> {
+    match runs(records).into_iter().find(|line| line.end.is_none()) {
         None => Ok(()),
         Some(line) => {
             let title = format!("{} of session {} is not finished", line.run, line.session);
@@ -89,9 +97,10 @@ pub(crate) fn run(args: &RecoverArgs, home: &Home, output: &Output) -> Result<Ex
     let drivers = home.drivers()?;
     let mut worst = ExitCode::Done;
     let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
+    let records = flow::records(&journal)?;
     let names: Vec<String> = match &args.run {
-        Some(name) => vec![find(&journal, name)?.run],
-        None => runs(&journal)?.into_iter().filter(|line| line.end.is_none()).map(|line| line.run).collect(),
+        Some(name) => vec![find(&records, name)?.run],
+        None => runs(&records).into_iter().filter(|line| !line.receipted).map(|line| line.run).collect(),
     };
     if names.is_empty() {
         output.result(&serde_json::json!({"recovered": []}), || "nothing to recover: every run has ended\n".to_owned());
@@ -131,11 +140,16 @@ fn recover_one(
     args: &RecoverArgs,
     home: &Home,
     drivers: &kernel::DriverSet,
-    journal: SqliteJournal,
+    mut journal: SqliteJournal,
     output: &Output,
 ) -> Result<ExitCode, Problem> {
     let folded = flow::folded(home, drivers, &journal, name)?;
-    if folded.run.ended().is_some_and(|end| end != End::Stuck) {
+    if let Some(end) = folded.run.ended().filter(|end| *end != End::Stuck) {
+        if folded.account.receipt().is_none() && !args.dry_run {
+            let receipt = flow::issue_receipt(home, &folded, end, &mut journal)?;
+            output.result(&receipt, || super::show::receipt_text(&receipt, output));
+            return Ok(folded.exit_code(end));
+        }
         output.note(&format!("{name} has ended; nothing to recover"));
         return Ok(ExitCode::Done);
     }

@@ -23,13 +23,14 @@ pub(crate) struct ReplayArgs {
 pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
     let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
-    let line = find(&journal, &args.run)?;
+    let records = flow::records(&journal)?;
+    let line = find(&records, &args.run)?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
     if folded.run.ended().is_some() || folded.run.mode() == kernel::Mode::Forward {
         let title = format!("{} is not halted: only a run that waits after a failure can be replayed", line.run);
         return Err(Problem::usage(title, "backout run MANIFEST --on-failure hold"));
     }
-    let opening = flow::admit(home, &drivers, &journal, &args.manifest)?;
+    let opening = flow::admit(home, &drivers, &records, &args.manifest)?;
     let parse = |digest| {
         let payload = home.payload(digest)?;
         planner::parse(&payload).map_err(|findings| {
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     };
     let (mut folded, mut journal) = (rested.folded, rested.journal);
     let subject = std::sync::Arc::new(folded.subject.clone());
-    let mut loader = |_, _, _| Ok(opening.loaded.clone());
+    let mut loader = |_: &executor::Names| Ok(opening.loaded.clone());
     folded.take(fact.clone(), &mut loader).map_err(|error| Problem::failure("the plan cannot take over", &error))?;
     journal
         .append(jiff::Timestamp::now(), &[Entry { subject: Some(subject), fact }])

@@ -45,8 +45,10 @@ pub(crate) fn slots(jobs: usize) -> Slots {
 pub(crate) fn run(args: &RunArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
     let mut journal = home.journal_to_write(std::time::Duration::from_secs(args.wait))?;
-    super::recover::refuse_unfinished(home, &journal)?;
-    let opening = flow::admit(home, &drivers, &journal, &args.manifest)?;
+    let records = flow::records(&journal)?;
+    super::recover::refuse_unfinished(&records)?;
+    let opening = flow::admit(home, &drivers, &records, &args.manifest)?;
+    drop(records);
     let on_failure = match args.on_failure {
         AfterFailure::Undo => OnFailure::Undo,
         AfterFailure::Hold => OnFailure::Hold,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use kernel::StepState;
-use schemas::{Document as _, End, Envelope, ExitCode, Receipt, RecordBody, Role, Statement, Verified};
+use schemas::{Document as _, End, Envelope, ExitCode, Receipt, Role, Statement, Verified};
 
 use crate::commands::recover::find;
 use crate::flow;
@@ -18,13 +18,10 @@ pub(crate) struct ShowArgs {
 
 pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let journal = home.journal()?;
-    let line = find(&journal, &args.run)?;
+    let line = find(&flow::records(&journal)?, &args.run)?;
     let drivers = home.drivers()?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
-    let receipt = folded.facts.iter().rev().find_map(|fact| match fact {
-        RecordBody::Receipted { receipt } => Some(*receipt),
-        _ => None,
-    });
+    let receipt = folded.account.receipt().filter(|_| folded.run.ended().is_some());
     let receipt = receipt.map(|digest| read_receipt(home, digest)).transpose()?;
     let steps: Vec<(String, StepState)> =
         folded.loaded.steps.iter().map(|step| (step.id.clone(), folded.run.state(step.ix))).collect();
@@ -47,7 +44,8 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
             .iter()
             .zip(&steps)
             .map(|(step, (id, state))| vec![id.clone(), step.uses.clone(), state.as_str().to_owned()]);
-        out.push_str(&table(&["step", "uses", "state"], rows.take(200).collect()));
+        out.push_str(&table(&["step", "uses", "state"], rows.take(SHOWN).collect()));
+        out.push_str(&more(steps.len()));
         match &receipt {
             Some(receipt) => out.push_str(&receipt_text(&receipt.document().predicate, output)),
             None => out.push_str("not ended\nnext: backout recover\n"),
@@ -56,6 +54,9 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
     });
     Ok(ExitCode::Done)
 }
+
+/// Steps that a person is shown.
+const SHOWN: usize = 200;
 
 /// A kept receipt, its signature verified for the time at which it was signed.
 pub(crate) fn read_receipt(home: &Home, digest: schemas::Digest) -> Result<Verified<Statement<Receipt>>, Problem> {
@@ -70,6 +71,14 @@ pub(crate) fn read_receipt(home: &Home, digest: schemas::Digest) -> Result<Verif
     })
 }
 
+/// Says that a list was cut.
+fn more(steps: usize) -> String {
+    match steps.saturating_sub(SHOWN) {
+        0 => String::new(),
+        hidden => format!("  … and {hidden} more steps: --format json has them all\n"),
+    }
+}
+
 /// A receipt for people.
 pub(crate) fn receipt_text(receipt: &Receipt, output: &Output) -> String {
     let end = receipt.end.as_str();
@@ -81,13 +90,15 @@ pub(crate) fn receipt_text(receipt: &Receipt, output: &Output) -> String {
     if let Some(reason) = &receipt.reason {
         out.push_str(&format!("  because {reason}\n"));
     }
-    for step in receipt.steps.iter().take(200) {
-        let changes = if step.changes.is_empty() { String::new() } else { format!(", {} changed", step.changes.len()) };
+    for step in receipt.steps.iter().take(SHOWN) {
+        let count = step.changes.len() as u64 + step.unlisted;
+        let changes = if count == 0 { String::new() } else { format!(", {count} changed") };
         out.push_str(&format!("  {:<14} {}{changes}\n", step.state, step.id));
         if let Some(left) = &step.left {
             out.push_str(&format!("  {:<14} -> {left}\n", ""));
         }
     }
+    out.push_str(&more(receipt.steps.len()));
     if receipt.end == End::Stuck {
         out.push_str("next: look at what is named above, mend it, then backout recover SESSION\n");
     }

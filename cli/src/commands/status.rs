@@ -17,7 +17,7 @@ pub(crate) struct StatusArgs {
 
 pub(crate) fn run(args: &StatusArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let journal = home.journal()?;
-    let all = runs(&journal)?;
+    let all = runs(&crate::flow::records(&journal)?);
     let shown: Vec<&RunLine> = all.iter().skip(all.len().saturating_sub(args.last)).collect();
     let unfinished = all.iter().any(|line| line.end.is_none());
     let end_of = |line: &RunLine| line.end.as_ref().map_or("unfinished", |(end, ..)| end.as_str()).to_owned();

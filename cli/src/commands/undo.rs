@@ -20,7 +20,7 @@ pub(crate) struct UndoArgs {
 pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
     let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
-    let line = find(&journal, &args.run)?;
+    let line = find(&flow::records(&journal)?, &args.run)?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
     if !folded.can_undo() {
         let end = folded.run.ended().map_or("not ended", |end| end.as_str());

@@ -1,79 +1,123 @@
 //! `backout verify`: is the log what was signed, and does every receipt say what the log says?
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use clap::Args;
-use journal::Tree;
-use schemas::{Code, Digest, ExitCode, RecordBody};
+use executor::Loader;
+use journal::{LogHead, SqliteJournal, Tree};
+use kernel::DriverSet;
+use schemas::{Code, Digest, End, ExitCode, Receipt, Record, RecordBody};
 
 use crate::commands::show::read_receipt;
+use crate::flow;
 use crate::home::Home;
 use crate::output::Output;
-use crate::problem::Problem;
+use crate::problem::{Problem, chain};
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {}
+
+fn broken(text: String) -> Problem {
+    Problem::new(ExitCode::Integrity, Code::INTEGRITY, text, "keep .backout as evidence")
+}
 
 pub(crate) fn run(_args: &VerifyArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let started = Instant::now();
     // Opening recomputes the tree over every record and holds it against the signed checkpoint.
     let journal = home.journal()?;
     let opened = started.elapsed();
-    let mut tree = Tree::default();
-    let mut roots: Vec<(u64, String)> = vec![(0, tree.root().to_string())];
-    let mut ended: std::collections::HashMap<String, (schemas::End, u64)> = std::collections::HashMap::new();
-    let mut receipts: Vec<(String, Digest)> = Vec::new();
-    let broken = |text: String| Problem::new(ExitCode::Integrity, Code::INTEGRITY, text, "keep .backout as evidence");
-    let mut problems = Vec::new();
-    journal
-        .scan(0, |seq, body| {
-            tree.push(body);
-            let interesting = body.windows(7).any(|part| part == b"\"ended\"" || part == b"\"receip");
-            if !interesting {
-                return Ok(());
-            }
-            let Ok(record) = serde_json::from_slice::<schemas::Record>(body) else {
-                problems.push(format!("record {seq} does not parse"));
-                return Ok(());
-            };
-            let run = record.subject.map(|subject| subject.run).unwrap_or_default();
-            match record.fact {
-                RecordBody::Ended { end, .. } => {
-                    ended.insert(run, (end, seq));
-                    roots.push((tree.size(), tree.root().to_string()));
-                }
-                RecordBody::Receipted { receipt } => receipts.push((run, receipt)),
-                _ => {}
-            }
-            Ok(())
-        })
-        .map_err(|error| Problem::journal(&error))?;
-    if let Some(problem) = problems.pop() {
-        return Err(broken(problem));
-    }
-    for (run, digest) in &receipts {
-        let receipt = read_receipt(home, *digest)?;
-        let said = &receipt.document().predicate;
-        if said.run != *run {
-            return Err(broken(format!("the receipt of {run} speaks of {}", said.run)));
-        }
-        let holds = roots.iter().any(|(size, root)| *size == said.log_size && *root == said.log_root);
-        if !holds {
-            return Err(broken(format!("the receipt of {run} quotes a log that is not this one")));
-        }
-    }
+    let receipts = check_receipts(home, &journal)?;
     let head = journal.head();
-    let value = serde_json::json!({"records": head.size, "root": head.root, "receipts": receipts.len(), "vkey": journal.verifier().vkey(),
+    let value = serde_json::json!({"records": head.size, "root": head.root, "receipts": receipts, "vkey": journal.verifier().vkey(),
         "checkpoint": String::from_utf8_lossy(&journal.checkpoint().map_err(|error| Problem::journal(&error))?)});
     output.result(&value, || {
         format!(
-            "the log is what was signed: {} records, root {}, checked in {:.3} s\n{} receipts agree with it\nkey {}\n",
+            "the log is what was signed: {} records, root {}, checked in {:.3} s\n{receipts} receipts, each made anew from the log and equal\nkey {}\n",
             head.size,
             head.root,
             opened.as_secs_f64(),
-            receipts.len(),
             journal.verifier().vkey()
         )
     });
     Ok(ExitCode::Done)
+}
+
+/// Makes every receipt anew from the records before it and holds it against the signed one; says how many there are.
+fn check_receipts(home: &Home, journal: &SqliteJournal) -> Result<usize, Problem> {
+    let mut runs: BTreeMap<String, Vec<Record>> = BTreeMap::new();
+    let mut receipts: HashMap<Digest, Receipt> = HashMap::new();
+    for record in flow::records(journal)? {
+        if let RecordBody::Receipted { receipt } = &record.fact {
+            receipts.insert(*receipt, read_receipt(home, *receipt)?.into_document().predicate);
+        }
+        if let Some(subject) = &record.subject {
+            runs.entry(subject.run.clone()).or_default().push(record);
+        }
+    }
+    let roots = roots_at(journal, receipts.values().map(|receipt| receipt.log_size).collect())?;
+    let drivers = home.drivers()?;
+    for (run, records) in runs {
+        if records.iter().any(|record| matches!(record.fact, RecordBody::Receipted { .. })) {
+            check_run(home, &drivers, &run, records, &receipts, &roots)?;
+        }
+    }
+    Ok(receipts.len())
+}
+
+/// The root of the log at each of these sizes that it has.
+fn roots_at(journal: &SqliteJournal, mut sizes: Vec<u64>) -> Result<HashMap<u64, String>, Problem> {
+    sizes.sort_unstable();
+    sizes.dedup();
+    let mut wanted = sizes.into_iter().peekable();
+    let (mut tree, mut roots) = (Tree::default(), HashMap::new());
+    let scanned = journal.scan(0, |_, body| {
+        tree.push(body);
+        if wanted.next_if_eq(&tree.size()).is_some() {
+            roots.insert(tree.size(), tree.root().to_string());
+        }
+        Ok(())
+    });
+    scanned.map_err(|error| Problem::journal(&error))?;
+    Ok(roots)
+}
+
+fn check_run(
+    home: &Home,
+    drivers: &DriverSet,
+    run: &str,
+    records: Vec<Record>,
+    receipts: &HashMap<Digest, Receipt>,
+    roots: &HashMap<u64, String>,
+) -> Result<(), Problem> {
+    let mut records = records.into_iter();
+    let Some(Record { subject: Some(subject), fact: opening, .. }) = records.next() else { return Ok(()) };
+    let mut load = |names: &executor::Names| flow::load(home, drivers, names).map_err(|problem| problem.title);
+    let load: &mut Loader<'_> = &mut load;
+    let illegal = |error: executor::FoldError| broken(format!("{run}: {}", chain(&error)));
+    let mut folded = executor::fold(subject, vec![opening], load).map_err(illegal)?;
+    let mut ended: Option<(End, u64)> = None;
+    for record in records {
+        if let RecordBody::Ended { end, .. } = &record.fact {
+            ended = Some((*end, record.seq));
+        }
+        let receipt = match &record.fact {
+            RecordBody::Receipted { receipt } => receipts.get(receipt),
+            _ => None,
+        };
+        if let Some(said) = receipt {
+            let Some((end, at)) = ended.filter(|(_, at)| said.log_size > *at && said.log_size <= record.seq) else {
+                return Err(broken(format!("the receipt of {run} was signed before the run ended")));
+            };
+            let root = roots.get(&said.log_size).cloned().unwrap_or_default();
+            let anew = flow::make_receipt(&folded, end, LogHead { size: said.log_size, root }, said.ended);
+            if anew != *said {
+                return Err(broken(format!(
+                    "the receipt of {run} does not say what the log says (its end is at {at})"
+                )));
+            }
+        }
+        folded.take(record.fact, load).map_err(illegal)?;
+    }
+    Ok(())
 }
