@@ -130,6 +130,23 @@ pub(crate) fn keeps_the_laws(world: &World, step: &StepSpec, state: &dyn Fn(&Wor
     assert_eq!(state(world), before_state, "{name}: undoing twice is not once");
 }
 
+/// Runs the laws of a step that finds everything as it would leave it: it is there by its driver's word, and undoing it
+/// changes nothing and is seen to be done.
+pub(crate) fn keeps_the_laws_of_nothing(world: &World, step: &StepSpec, state: &dyn Fn(&World) -> String) {
+    let (driver, scope) = (world.driver(step), world.scope());
+    let name = format!("{} {}", step.uses, step.with.get());
+    let before_state = state(world);
+    let before = driver.prepare(step, scope).unwrap_or_else(|error| panic!("{name}: {error}"));
+    driver.apply(step, &before, world.token(step, false), scope).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let (after, changes) = present(driver.observe(step, &before, Some(Claim::Done), scope), &name);
+    assert!(changes.is_empty(), "{name}: {changes:?}");
+    driver
+        .undo(step, &before, Some(&after), world.token(step, true), scope)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(matches!(driver.observe(step, &before, None, scope), Sighting::Absent), "{name}: not absent after undo");
+    assert_eq!(state(world), before_state, "{name}: undoing nothing changed something");
+}
+
 /// Applies a step, lets `change` be somebody else, and checks that undo refuses and leaves that change alone.
 pub(crate) fn does_not_clobber(
     world: &World,

@@ -47,6 +47,9 @@ struct Before {
     /// Captured values, in the store because they may be secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     captured: Option<SnapshotRef>,
+    /// What `present` said.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    present: bool,
 }
 
 /// Declared paths beneath one root.
@@ -118,7 +121,9 @@ impl Command {
         }
         if !way.present.is_empty() {
             seen.observable = true;
-            seen.present = Some(present(step, &params, &way, scope)?);
+            let now = present(step, &params, &way, scope)?;
+            seen.present = Some(now && !before.present);
+            seen.withdrawn = before.present && !now;
         }
         Ok(seen)
     }
@@ -132,13 +137,17 @@ struct Seen {
     /// Changes that came after the last sign of life of the process that ran the step.
     late: Vec<String>,
     captured_differs: bool,
+    /// Whether the effect is there and was not before.
     present: Option<bool>,
+    /// Whether the effect was there before and is not now.
+    withdrawn: bool,
     observable: bool,
 }
 
 impl Seen {
     fn sighting(self, claim: Option<Claim>) -> Sighting {
-        let differs = !self.changes.is_empty() || self.captured_differs || self.present == Some(true);
+        let differs =
+            !self.changes.is_empty() || self.captured_differs || self.present == Some(true) || self.withdrawn;
         if claim == Some(Claim::Done) {
             return self.with_after(|after, changes| Sighting::Present { after, changes });
         }
@@ -190,16 +199,18 @@ impl Compared<'_> {
                 (Some(_), None) => ChangeKind::Deleted,
                 (Some(_), Some(_)) => ChangeKind::Updated,
             };
+            let timeless = |entry: Option<&Entry>| {
+                entry.filter(|entry| entry.exists()).map_or("absent".to_owned(), Entry::content_fingerprint)
+            };
+            let only_time = timeless(difference.before) == timeless(difference.after);
             let changed_ms = difference.after.map_or(0, |entry| entry.stamp.ctime_ns / 1_000_000);
-            if alive_until_ms.is_some_and(|alive| changed_ms > alive) {
+            if !only_time && alive_until_ms.is_some_and(|alive| changed_ms > alive) {
                 seen.late.push(uri.clone());
             }
-            seen.after.files.insert(uri.clone(), after.clone().unwrap_or_else(|| "absent".to_owned()));
+            seen.after.files.insert(uri.clone(), timeless(difference.after));
             // The time of a folder in which names change is a consequence, not a change of its own.
             let is_folder = |entry: Option<&Entry>| entry.is_some_and(|e| e.node == snapshots::Node::Folder);
-            let timeless = |entry: Option<&Entry>| entry.map(Entry::content_fingerprint);
-            let only_time = is_folder(difference.before) && timeless(difference.before) == timeless(difference.after);
-            if !only_time {
+            if !(only_time && is_folder(difference.before)) {
                 seen.changes.push(Change { resource: uri, change, before, after, rows: None });
             }
         }
@@ -209,18 +220,18 @@ impl Compared<'_> {
     fn conflicts(&self, left: &After) -> Vec<Conflict> {
         let conflict = |difference: &snapshots::Difference<'_>| {
             let resource = self.uri(difference.path());
-            let found = difference.after.map_or("absent".to_owned(), Entry::fingerprint);
+            let print = |entry: Option<&Entry>| entry.map_or("absent".to_owned(), Entry::content_fingerprint);
+            let (before, found) = (print(difference.before), print(difference.after));
             let left = left.files.get(&resource).cloned().unwrap_or_else(|| "as before".to_owned());
             let is_folder = difference.after.is_some_and(|entry| entry.node == snapshots::Node::Folder);
-            let before = difference.before.map_or("absent".to_owned(), Entry::fingerprint);
-            (left != found && !is_folder).then_some(Conflict { resource, before, left, found })
+            (left != found && before != found && !is_folder).then_some(Conflict { resource, before, left, found })
         };
         let mut out: Vec<Conflict> = self.was.differences(&self.is).iter().filter_map(conflict).collect();
         for (resource, fingerprint) in left.files.iter().filter(|(_, print)| *print == "absent") {
             let path = Path::new(resource.trim_start_matches("file:"));
             let Ok(relative) = path.strip_prefix(&self.watched.root) else { continue };
-            let is = self.is.get(relative).map_or("absent".to_owned(), Entry::fingerprint);
-            let was = self.was.get(relative).map_or("absent".to_owned(), Entry::fingerprint);
+            let is = self.is.get(relative).map_or("absent".to_owned(), Entry::content_fingerprint);
+            let was = self.was.get(relative).map_or("absent".to_owned(), Entry::content_fingerprint);
             if is != *fingerprint && is != was && !out.iter().any(|known| known.resource == *resource) {
                 out.push(Conflict { resource: resource.clone(), before: was, left: fingerprint.clone(), found: is });
             }
@@ -280,7 +291,7 @@ impl Driver for Command {
     fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError> {
         let params: Run = step.params()?;
         let way = lower::way(&params, step.undo.as_ref());
-        let mut before = Before { watched: Vec::new(), captured: None };
+        let mut before = Before { watched: Vec::new(), captured: None, present: false };
         for (root, paths) in declared(step)? {
             let opened = Root::open(&root).map_err(snapshot_failed)?;
             let (snapshot, _) = self.store.capture(&opened, &paths, None).map_err(snapshot_failed)?;
@@ -291,6 +302,9 @@ impl Driver for Command {
             let captured = capture(step, &params, &way, scope)?;
             let bytes = serde_json::to_vec(&captured).map_err(|error| DriverError::Image(error.to_string()))?;
             before.captured = Some(self.store.put(&bytes).map_err(snapshot_failed)?);
+        }
+        if !way.present.is_empty() {
+            before.present = present(step, &params, &way, scope)?;
         }
         let fingerprints = self.compare(&before)?.iter().flat_map(prints).collect();
         BeforeImage::new(fingerprints, &before)
@@ -346,7 +360,7 @@ impl Driver for Command {
                 return Err(UndoError::Clobber(conflicts));
             }
         }
-        if !way.undo.is_empty() {
+        if !way.undo.is_empty() && !is_nothing_to_take_back(step, &params, &way, scope, (&data, &captured))? {
             compensate(step, &params, &way, &captured, scope)?;
         }
         for watched in &data.watched {
@@ -413,7 +427,7 @@ fn look(step: &StepSpec) -> Result<BTreeMap<String, String>, DriverError> {
         let opened = Root::open(&root).map_err(snapshot_failed)?;
         for path in paths {
             let tree = scan(&opened, std::slice::from_ref(&path), None).map_err(snapshot_failed)?;
-            out.insert(format!("file:{}", root.join(&path).display()), tree.digest().to_string());
+            out.insert(format!("file:{}", root.join(&path).display()), tree.content_digest().to_string());
         }
     }
     Ok(out)
@@ -422,7 +436,7 @@ fn look(step: &StepSpec) -> Result<BTreeMap<String, String>, DriverError> {
 fn prints(part: &Compared<'_>) -> Vec<(String, String)> {
     let below = |path: &PathBuf| {
         let inner = part.was.entries.iter().filter(|entry| entry.path.starts_with(path));
-        Tree { entries: inner.cloned().collect() }.digest().to_string()
+        Tree { entries: inner.cloned().collect() }.content_digest().to_string()
     };
     part.watched.paths.iter().map(|path| (part.uri(path), below(path))).collect()
 }
@@ -505,6 +519,20 @@ fn captured_conflict(
     }
     let resource = format!("command:{}", step.id);
     Ok(Some(Conflict { resource, before, left: left.clone(), found }))
+}
+
+/// Whether what the step can be seen by is as it was before: then its compensation would take back what is not the step's.
+fn is_nothing_to_take_back(
+    step: &StepSpec,
+    params: &Run,
+    way: &Way,
+    scope: &Scope,
+    (data, captured): (&Before, &Captured),
+) -> Result<bool, DriverError> {
+    if !way.captures.is_empty() {
+        return Ok(capture(step, params, way, scope)? == *captured);
+    }
+    Ok(!way.present.is_empty() && present(step, params, way, scope)? == data.present)
 }
 
 fn compensate(step: &StepSpec, params: &Run, way: &Way, captured: &Captured, scope: &Scope) -> Result<(), DriverError> {

@@ -46,8 +46,7 @@ fn a_known_command_on_declared_files_keeps_the_laws() {
     }
 }
 
-fn counter(world: &World) -> Value {
-    let _ = world;
+fn counter() -> Value {
     json!({"id": "s", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > state"]},
         "undo": {"argv": ["sh", "-c", "echo {old} > state"], "capture": [{"name": "old", "argv": ["cat", "state"], "regex": "^(\\d+)"}]}})
 }
@@ -55,7 +54,7 @@ fn counter(world: &World) -> Value {
 #[test]
 fn a_way_back_of_the_plan_uses_what_was_captured() {
     let world = world();
-    let step = world.step_of(counter(&world));
+    let step = world.step_of(counter());
     assert_eq!(step.lowered.class, Class::PartiallyReversible);
     let contents = |world: &World| fs::read_to_string(world.at("state")).unwrap();
     keeps_the_laws(&world, &step, &contents);
@@ -68,7 +67,7 @@ fn an_undo_never_overwrites_somebody_elses_change() {
         .step("command.run", json!({"argv": ["sed", "-i", "s/x=1/x=2/", "conf/x.conf"], "writes": ["conf/x.conf"]}));
     does_not_clobber(&known, &step, &|world| fs::write(world.at("conf/x.conf"), "mine\n").unwrap(), &digest);
     let own = world();
-    let step = own.step_of(counter(&own));
+    let step = own.step_of(counter());
     does_not_clobber(&own, &step, &|world| fs::write(world.at("state"), "77\n").unwrap(), &digest);
 }
 
@@ -107,4 +106,16 @@ fn a_way_back_that_cannot_be_bound_is_refused_before_the_run() {
         let found = super::lower::lower(&parsed, 0, &world.facts()).unwrap_err();
         assert_eq!(found[0].code, Code::UNDO_UNBOUND, "{step}");
     }
+}
+
+#[test]
+fn the_way_back_of_an_effect_that_was_there_before_takes_nothing_away() {
+    let world = world();
+    fs::write(world.at("flag"), "on\n").unwrap();
+    let step = world.step_of(json!({"id": "s", "uses": "command.run",
+        "with": {"argv": ["sh", "-c", "echo on > flag"], "present": ["grep", "-q", "on", "flag"]},
+        "undo": {"argv": ["rm", "flag"]}}));
+    crate::laws::keeps_the_laws_of_nothing(&world, &step, &|world| {
+        fs::read_to_string(world.at("flag")).unwrap_or_default()
+    });
 }

@@ -158,13 +158,13 @@ impl Driver for File {
         Ok(Output::default())
     }
 
-    fn observe(&self, _step: &StepSpec, before: &BeforeImage, _claim: Option<Claim>, _scope: &Scope) -> Sighting {
+    fn observe(&self, _step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, _scope: &Scope) -> Sighting {
         let looked = before.data::<Before>().and_then(|data| Ok((self.look(&data)?, data)));
         let ((_, tree, now), before) = match looked {
             Ok(looked) => looked,
             Err(error) => return Sighting::Unclear { detail: kernel_detail(&error) },
         };
-        survey(&before, &tree, &now).sighting()
+        survey(&before, &tree, &now).sighting(claim)
     }
 
     fn undo(
@@ -222,7 +222,7 @@ struct Survey {
 }
 
 impl Survey {
-    fn sighting(self) -> Sighting {
+    fn sighting(self, claim: Option<Claim>) -> Sighting {
         if let [first, ..] = self.foreign.as_slice() {
             let detail = format!(
                 "{} is {}, neither as before ({}) nor as the step leaves it ({})",
@@ -230,18 +230,20 @@ impl Survey {
             );
             return Sighting::Unclear { detail };
         }
+        // A step that changes nothing leaves what was: only its driver's word tells that it is there.
+        if self.as_before && (!self.as_meant || claim != Some(Claim::Done)) {
+            return Sighting::Absent;
+        }
         if self.as_meant {
             return match AfterImage::new(&After(self.after)) {
                 Ok(after) => Sighting::Present { after, changes: self.changes },
                 Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
             };
         }
-        if self.as_before {
-            return Sighting::Absent;
-        }
         match AfterImage::new(&After(self.after)) {
             Ok(after) => {
-                Sighting::Partial { after, changes: self.changes, detail: "some names are changed".to_owned() }
+                let detail = "some names, or their times, are changed".to_owned();
+                Sighting::Partial { after, changes: self.changes, detail }
             }
             Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
         }
@@ -267,12 +269,13 @@ fn survey(before: &Before, tree: &Tree, now: &Tree) -> Survey {
         out.as_before &= same;
         out.as_meant &= found == meant;
         let resource = format!("file:{}", before.root.join(path).display());
-        if !same && found != meant {
+        // What differs in its time alone holds nobody's work: putting it back sets the time.
+        if !same && found != meant && found != was.content_fingerprint() {
             let conflict = Conflict { resource, before: short(&was), left: cut(&meant), found: short(&is) };
             out.foreign.push(conflict);
             continue;
         }
-        out.after.insert(key(path), is.fingerprint());
+        out.after.insert(key(path), found);
         if !same {
             out.changes.push(change(resource, &was, &is));
         }
@@ -287,7 +290,8 @@ fn changed_since(root: &Path, left: &After, tree: &Tree, now: &Tree) -> Vec<Conf
         let path = Path::new(name);
         let is = now.get(path).cloned().unwrap_or_else(|| io::gone(path.to_owned()));
         let was = tree.get(path).cloned().unwrap_or_else(|| io::gone(path.to_owned()));
-        if is.node == Node::Folder || is.fingerprint() == *fingerprint || is.same_as(&was) {
+        let found = is.content_fingerprint();
+        if is.node == Node::Folder || found == *fingerprint || found == was.content_fingerprint() {
             continue;
         }
         let resource = format!("file:{}", root.join(path).display());
@@ -355,7 +359,7 @@ fn fingerprints(root: &Path, tree: &Tree, goals: &[io::Goal]) -> BTreeMap<String
     touched
         .map(|path| {
             let entry = tree.get(path).cloned().unwrap_or_else(|| absent(path));
-            (format!("file:{}", root.join(path).display()), entry.fingerprint())
+            (format!("file:{}", root.join(path).display()), entry.content_fingerprint())
         })
         .collect()
 }
@@ -365,7 +369,7 @@ fn key(path: &Path) -> String {
 }
 
 fn short(entry: &Entry) -> String {
-    cut(&entry.fingerprint())
+    cut(&entry.content_fingerprint())
 }
 
 fn cut(fingerprint: &str) -> String {

@@ -81,3 +81,50 @@ fn what_cannot_be_done_is_said_when_it_is_looked_at() {
         assert!(probed.is_err(), "{uses}");
     }
 }
+
+#[test]
+fn a_step_that_changes_nothing_can_be_undone() {
+    for (uses, with) in [
+        ("file.write", json!({"path": "conf/a.txt", "content": "one\ntwo\n"})),
+        ("file.replace", json!({"path": "conf/a.txt", "find": "two", "replace": "two"})),
+        ("file.chmod", json!({"path": "conf/a.txt", "mode": "0644"})),
+        ("file.symlink", json!({"path": "conf/link", "target": "a.txt"})),
+    ] {
+        let world = world();
+        fs::set_permissions(world.at("conf/a.txt"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        let step = world.step(uses, with);
+        crate::laws::keeps_the_laws_of_nothing(&world, &step, &|world| {
+            world.digest();
+            fs::read_to_string(world.at("conf/a.txt")).unwrap()
+        });
+    }
+}
+
+#[test]
+fn bytes_that_a_person_put_back_by_hand_are_nobodys_conflict_and_the_time_is_put_back_too() {
+    for by_hand in ["one\ntwo\n", "new\n"] {
+        let world = world();
+        let exact = world.digest();
+        let step = world.step("file.write", json!({"path": "conf/a.txt", "content": "new\n"}));
+        let (driver, scope) = (world.driver(&step), world.scope());
+        let before = driver.prepare(&step, scope).unwrap();
+        driver.apply(&step, &before, world.token(&step, false), scope).unwrap();
+        let kernel::Sighting::Present { after, .. } = driver.observe(&step, &before, None, scope) else {
+            panic!("not there")
+        };
+        fs::write(world.at("conf/a.txt"), by_hand).unwrap();
+        driver.undo(&step, &before, Some(&after), world.token(&step, true), scope).unwrap();
+        assert_eq!(world.digest(), exact, "{by_hand:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_only_touched_is_not_stale() {
+    let world = world();
+    let step = world.step("file.write", json!({"path": "conf/a.txt", "content": "new\n"}));
+    let assessed = world.driver(&step).probe(&step, &[]).unwrap();
+    let file = fs::File::options().write(true).open(world.at("conf/a.txt")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    let before = world.driver(&step).prepare(&step, world.scope()).unwrap();
+    assert_eq!(assessed.fingerprints, before.fingerprints);
+}

@@ -421,7 +421,7 @@ impl Driver for Git {
         Ok(Output { message: message.collect::<Vec<_>>().join(", "), ..Output::default() })
     }
 
-    fn observe(&self, _step: &StepSpec, before: &BeforeImage, _claim: Option<Claim>, _scope: &Scope) -> Sighting {
+    fn observe(&self, _step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, _scope: &Scope) -> Sighting {
         let look = || {
             let before: Before = before.data()?;
             let repo = before.repo()?;
@@ -453,6 +453,7 @@ impl Driver for Git {
         };
         let changes = before.inventory();
         match (all(Standing::Left), all(Standing::Before)) {
+            (left, true) if !left || claim != Some(Claim::Done) => Sighting::Absent,
             (true, _) => Sighting::Present { after, changes },
             (false, true) => Sighting::Absent,
             (false, false) => Sighting::Partial { after, changes, detail: "some of it is there".to_owned() },

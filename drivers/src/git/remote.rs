@@ -1,7 +1,6 @@
 //! Remotes, through the `git` program with fixed arguments and a clean environment: libgit2 has no push with a lease.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use git2::{Oid, Repository};
 use kernel::{Cancel, DriverError};
@@ -22,7 +21,8 @@ fn git(repo: &Repository, words: &[&str]) -> Result<String, DriverError> {
     let cancel = Cancel::default();
     let program = Program {
         argv: &argv,
-        cwd: Path::new("/"),
+        // Where git itself starts: a remote may be named by a relative path.
+        cwd: repo.workdir().unwrap_or_else(|| repo.path()),
         env: &env,
         stdin: None,
         timeout_ms: TIMEOUT_MS,

@@ -124,3 +124,18 @@ fn a_merge_over_changes_that_are_not_committed_is_refused() {
     assert!(world.driver(&step).prepare(&step, world.scope()).is_err());
     assert_eq!(fs::read_to_string(world.at("app/side.py")).unwrap(), "untracked\n");
 }
+
+#[test]
+fn a_ref_that_is_already_there_can_be_undone_and_stays() {
+    let world = world();
+    let step = world.step("git.tag_move", json!({"repo": "app", "name": "v1", "at": "refs/tags/v1"}));
+    crate::laws::keeps_the_laws_of_nothing(&world, &step, &state);
+}
+
+#[test]
+fn a_remote_that_is_named_by_a_relative_path_is_reached() {
+    let world = world();
+    Repository::open(world.at("app")).unwrap().remote_set_url("origin", "../remote.git").unwrap();
+    let step = world.step("git.push", json!({"repo": "app", "remote": "origin", "branch": "side"}));
+    keeps_the_laws(&world, &step, &state);
+}

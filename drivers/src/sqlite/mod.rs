@@ -72,6 +72,8 @@ struct Note {
 
 /// What was seen of the content.
 enum Seen {
+    /// Before and left are one: the step changes nothing.
+    Same,
     AsBefore,
     AsLeft,
     Foreign(Vec<Conflict>),
@@ -150,6 +152,7 @@ impl Sqlite {
                 let now = content_digest(db).map_err(failed("read", &path))?;
                 let left = note.map_or(before.digest_meant.clone(), |note| note.digest_after);
                 let seen = match () {
+                    () if now == left && now == before.digest_before => Seen::Same,
                     () if now == before.digest_before => Seen::AsBefore,
                     () if now == left => Seen::AsLeft,
                     () => Seen::Foreign(vec![Conflict {
@@ -281,7 +284,8 @@ fn see_rows(db: &Connection, changes: &[RowChange], resource: &str) -> rusqlite:
         }
     }
     Ok(match (conflicts.is_empty(), as_left, as_before) {
-        (true, true, _) => Seen::AsLeft,
+        (true, true, true) => Seen::Same,
+        (true, true, false) => Seen::AsLeft,
         (true, false, true) => Seen::AsBefore,
         (true, false, false) => Seen::Foreign(vec![Conflict {
             resource: resource.to_owned(),
@@ -403,7 +407,7 @@ impl Driver for Sqlite {
         db.execute_batch("BEGIN IMMEDIATE").map_err(failed("change", &path))?;
         let kept = self.see(step, &before, &db, scope).and_then(|(seen, _)| match seen {
             Seen::AsLeft if self.note(step, scope)?.is_some() => Ok(None),
-            Seen::AsBefore | Seen::AsLeft => self.act(step, &params, &before, &mut db, &path, scope).map(Some),
+            Seen::Same | Seen::AsBefore | Seen::AsLeft => self.act(step, &params, &before, &mut db, &path, scope).map(Some),
             Seen::Foreign(conflicts) => Err(DriverError::Stale(conflict_text(&conflicts))),
         });
         match kept {
@@ -420,7 +424,7 @@ impl Driver for Sqlite {
         }
     }
 
-    fn observe(&self, step: &StepSpec, before: &BeforeImage, _claim: Option<Claim>, scope: &Scope) -> Sighting {
+    fn observe(&self, step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting {
         let look = || {
             let before: Before = before.data()?;
             let db = open(&database(step)?.absolute(), false)?;
@@ -431,7 +435,8 @@ impl Driver for Sqlite {
             Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
             Ok((Seen::AsBefore, _)) => Sighting::Absent,
             Ok((Seen::Foreign(conflicts), _)) => Sighting::Unclear { detail: conflict_text(&conflicts) },
-            Ok((Seen::AsLeft, changes)) => match AfterImage::new(&Value::Null) {
+            Ok((Seen::Same, _)) if claim != Some(Claim::Done) => Sighting::Absent,
+            Ok((Seen::AsLeft | Seen::Same, changes)) => match AfterImage::new(&Value::Null) {
                 Ok(after) => Sighting::Present { after, changes },
                 Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
             },
@@ -453,7 +458,7 @@ impl Driver for Sqlite {
         match &before.image {
             Image::Rows(_) => self.undo_rows(step, &before, &mut db, &path, scope),
             Image::Backup(reference) => match self.see(step, &before, &db, scope)?.0 {
-                Seen::AsBefore => Ok(()),
+                Seen::AsBefore | Seen::Same => Ok(()),
                 Seen::Foreign(conflicts) => Err(UndoError::Clobber(conflicts)),
                 Seen::AsLeft => Ok(self.restore_backup(reference, &mut db, scope)?),
             },
@@ -545,16 +550,14 @@ impl Sqlite {
         match seen {
             Seen::AsBefore => return Ok(()),
             Seen::Foreign(conflicts) => return Err(UndoError::Clobber(conflicts)),
-            Seen::AsLeft => {}
+            Seen::AsLeft | Seen::Same => {}
         }
         let sequences = self.sequences_to_restore(step, before, db, path, scope)?;
         let known = tables(db).map_err(&sql)?.unwrap_or_default();
         take_back(db, &known, &changes, &sequences).map_err(&sql)?;
         match see_rows(db, &changes, "").map_err(&sql)? {
-            Seen::AsBefore => Ok(()),
-            // Nothing was changed by the step: before and after are one.
-            Seen::AsLeft if changes.iter().all(|change| change.before == change.after) => Ok(()),
-            _ => Err(DriverError::Tool(format!("{} is not as before after putting rows back", path.display())).into()),
+            Seen::AsBefore | Seen::Same => Ok(()),
+            Seen::AsLeft | Seen::Foreign(_) => Err(DriverError::Tool(format!("{} is not as before after putting rows back", path.display())).into()),
         }
     }
 

@@ -109,3 +109,16 @@ fn rows_beyond_their_bounds_are_never_committed() {
     assert!(tried.is_err());
     assert_eq!(content(&world), before);
 }
+
+#[test]
+fn statements_that_change_nothing_can_be_undone() {
+    for list in [
+        &["UPDATE t SET v = 7 WHERE id > 1000"][..],
+        &["UPDATE child SET n = n"],
+        &["CREATE TABLE IF NOT EXISTS t (x)"],
+    ] {
+        let world = world();
+        let step = statements(&world, list);
+        crate::laws::keeps_the_laws_of_nothing(&world, &step, &content);
+    }
+}

@@ -1,31 +1,26 @@
-//! Benchmarks: figures and ratios within one run, written to `docs/benchmarks.md` by hand with machine and date; never tests.
+//! Whole runs of no-op steps against make, plan check, and how fast a log is verified and folded.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use super::{Cost, scratch, timed};
 use crate::run::{cargo, say};
 
 /// Shapes of graphs, as the measurement harness of the design has them.
 const SHAPES: [&str; 3] = ["chain", "wide", "layered"];
 
-/// CPU and wall seconds of one command.
-#[derive(Clone, Copy)]
-struct Cost {
-    cpu: f64,
-    wall: f64,
-}
+const HEAD: &str = "| shape | steps | check cpu | gate cpu | run cpu | run wall | run peak | make cpu | make wall | cpu ratio | wall ratio | verify cpu | fold cpu |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+";
 
-/// `cargo xtask bench [N]`: whole runs of N no-op steps against `make -j2`, plan check, log verification.
-pub(crate) fn bench(args: &[String]) -> Result<(), String> {
-    let count: usize = args.first().map_or(Ok(1_000), |text| text.parse()).map_err(|_| "bench [STEPS]".to_owned())?;
+pub(super) fn bench(args: &[&str]) -> Result<(), String> {
+    let count: usize = args.first().map_or(Ok(1_000), |text| text.parse()).map_err(|_| "bench runs [STEPS]".to_owned())?;
+    let shapes = args.get(1).map_or(SHAPES.to_vec(), |shape| vec![*shape]);
     cargo(&["build", "--release", "--locked", "-p", "cli"], &[])?;
     let program = std::env::current_dir().map_err(|error| error.to_string())?.join("target/release/backout");
-    let folder = std::env::temp_dir().join(format!("backout-bench-{}", std::process::id()));
-    let mut table = String::from(
-        "| shape | steps | check cpu | gate cpu | run cpu | run wall | make cpu | make wall | cpu ratio | wall ratio | verify wall |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
-    );
-    for shape in SHAPES {
+    let folder = scratch("runs");
+    let mut table = String::from(HEAD);
+    for shape in shapes {
         let row = measure(&program, &folder.join(shape), shape, count);
         std::fs::remove_dir_all(&folder).map_err(|error| error.to_string())?;
         table.push_str(&row?);
@@ -60,27 +55,6 @@ fn measure(program: &Path, dir: &Path, shape: &str, count: usize) -> Result<Stri
         verify.wall
     );
     Ok(row)
-}
-
-/// Runs a command under bash's own clock, which counts the time of all its children.
-fn timed(dir: &Path, program: &Path, words: &[&str]) -> Result<Cost, String> {
-    let script = "TIMEFORMAT='%U %S %R'; time \"$@\" >/dev/null 2>/dev/null";
-    let output = Command::new("bash")
-        .args(["-c", script, "bench"])
-        .arg(program)
-        .args(words)
-        .current_dir(dir)
-        .output()
-        .map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(format!("{} {} failed", program.display(), words.join(" ")));
-    }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let numbers: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
-    match numbers.as_slice() {
-        [user, system, wall] => Ok(Cost { cpu: user + system, wall: *wall }),
-        _ => Err(format!("bash did not tell the time: {text}")),
-    }
 }
 
 fn write_inputs(dir: &Path, shape: &str, count: usize) -> Result<(), String> {

@@ -1,0 +1,51 @@
+//! Benchmarks: figures and ratios within one run, written to `docs/benchmarks.md` by hand with machine and date; never tests.
+
+mod runs;
+mod trees;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// CPU and wall seconds of one command.
+#[derive(Clone, Copy)]
+struct Cost {
+    cpu: f64,
+    wall: f64,
+}
+
+/// `cargo xtask bench runs [STEPS] [SHAPE]`, `cargo xtask bench snapshots [small|big]`.
+pub(crate) fn bench(args: &[String]) -> Result<(), String> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["runs", rest @ ..] => runs::bench(rest),
+        ["snapshots", rest @ ..] => trees::bench(rest),
+        [] => runs::bench(&[]).and_then(|()| trees::bench(&[])),
+        _ => Err("bench runs [STEPS] [chain|wide|layered] | bench snapshots [small|big]".to_owned()),
+    }
+}
+
+/// A folder of this process for what is measured.
+fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("backout-bench-{name}-{}", std::process::id()))
+}
+
+/// Runs a command under bash's own clock, which counts the time of all its children.
+fn timed(dir: &Path, program: &Path, words: &[&str]) -> Result<Cost, String> {
+    let script = "TIMEFORMAT='%U %S %R'; time \"$@\" >/dev/null 2>/dev/null";
+    let output = Command::new("bash")
+        .args(["-c", script, "bench"])
+        .arg(program)
+        .args(words)
+        .current_dir(dir)
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("{} {} failed", program.display(), words.join(" ")));
+    }
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    match numbers.as_slice() {
+        [user, system, wall] => Ok(Cost { cpu: user + system, wall: *wall }),
+        _ => Err(format!("bash did not tell the time: {text}")),
+    }
+}
