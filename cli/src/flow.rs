@@ -9,8 +9,8 @@ use kernel::{DriverSet, Facts};
 use planner::Planned;
 use policy::{BuiltIn, Engine as _, Request, StepFacts};
 use schemas::{
-    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding,
-    GateVerdict, Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement,
+    ApprovalsRequired, Assessment, Code, Confidence, Decisions, Digest, Document as _, End, Envelope, ExitCode,
+    Finding, GateVerdict, Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement,
     StepAssessment, Subject, TrustRoot, Verified,
 };
 
@@ -70,9 +70,12 @@ pub(crate) fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Resu
     })?;
     match expired {
         None => Ok(planned),
-        Some(at) => {
-            Err(Problem::new(ExitCode::Stale, Code::EXPIRED, format!("the plan expired at {at}"), "sign it anew"))
-        }
+        Some(at) => Err(Problem::new(
+            ExitCode::Stale,
+            Code::EXPIRED,
+            format!("the plan expired at {at}"),
+            "set a later expires, then backout plan sign PLAN --as AGENT",
+        )),
     }
 }
 
@@ -94,6 +97,7 @@ pub(crate) fn assess(
         match driver.probe(step, &planned.priors(step.ix)) {
             Ok(mut assessed) => {
                 assessed.class = assessed.class.max(step.lowered.class);
+                findings.extend(surprises(step, &assessed));
                 if let Some(corrects) = corrects {
                     corrects.blur(step, &mut assessed);
                 }
@@ -107,6 +111,18 @@ pub(crate) fn assess(
         }
     }
     if findings.is_empty() { Ok(Assessment { plan: digest, taken: Timestamp::now(), steps }) } else { Err(findings) }
+}
+
+/// What a step would do that its plan does not expect, where that could be seen whole.
+fn surprises(step: &kernel::StepSpec, assessed: &StepAssessment) -> Vec<Finding> {
+    if assessed.confidence != Confidence::Verified {
+        return Vec::new();
+    }
+    let finding = |text| {
+        let hint = "correct expect, or what the step does; backout plan show PLAN tells what it would change";
+        Finding::error(Code::EXPECTATION, format!("/steps/{}/expect", step.ix.0), text, hint).of_step(&step.id)
+    };
+    verifier::unexpected(step.expect.as_ref(), &assessed.changes).into_iter().map(finding).collect()
 }
 
 /// What a corrected plan finds of the run that it corrects.
@@ -421,7 +437,10 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         signals: true,
         stop: Stop::default(),
     };
-    let mut progress = crate::commands::progress::Progress::new(driving.output, &conductor.folded().loaded.steps);
+    let mut progress = {
+        let folded = conductor.folded();
+        crate::commands::progress::Progress::new(driving.output, &folded.subject.run, &folded.loaded.steps)
+    };
     let finished = shell.run(conductor, journal, &mut |fact| progress.fact(fact)).map_err(|error| match &error {
         executor::ExecutorError::Journal(inner) => Problem::journal(inner),
         other => Problem::new(ExitCode::Bug, Code::FAILURE, chain(other), "backout recover"),

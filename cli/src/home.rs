@@ -26,8 +26,14 @@ impl Home {
 
     /// The state folder that is given, or the nearest `.backout` from here upwards.
     pub(crate) fn find(given: Option<&Path>) -> Result<Self, Problem> {
-        let missing = || Problem::usage("there is no .backout folder here or above", "backout init, or --dir FOLDER");
+        let missing = || match given {
+            None => Problem::usage("there is no .backout folder here or above", "backout init, or --dir FOLDER"),
+            Some(dir) => Problem::usage(format!("{} is no state folder", dir.display()), "backout init makes one"),
+        };
         let dir = match given {
+            Some(dir) if !dir.join("trust-root.json").is_file() && dir.join(".backout").is_dir() => {
+                dir.join(".backout")
+            }
             Some(dir) => dir.to_owned(),
             None => {
                 let here =
@@ -129,11 +135,24 @@ impl Home {
 
     /// Takes the journal's lease, waiting up to `wait` for another run, and checks the whole log.
     pub(crate) fn journal_to_write(&self, wait: std::time::Duration) -> Result<SqliteJournal, Problem> {
+        self.journal_once_free(wait, SqliteJournal::open_to_write)
+    }
+
+    /// Like [`Self::journal_to_write`]; a runner that lives but was silent for a term is ended first.
+    pub(crate) fn journal_to_recover(&self, wait: std::time::Duration) -> Result<SqliteJournal, Problem> {
+        self.journal_once_free(wait, SqliteJournal::open_to_recover)
+    }
+
+    fn journal_once_free(
+        &self,
+        wait: std::time::Duration,
+        open: fn(&Path, LogSigner) -> Result<SqliteJournal, journal::JournalError>,
+    ) -> Result<SqliteJournal, Problem> {
         let trust = self.trust()?;
         let started = std::time::Instant::now();
         loop {
             let signer = LogSigner::new(&self.key("log")?).map_err(|error| Problem::journal(&error))?;
-            match SqliteJournal::open_to_write(&self.path("journal.db"), signer, Timestamp::now()) {
+            match open(&self.path("journal.db"), signer) {
                 Err(journal::JournalError::Busy { .. }) if started.elapsed() < wait => {
                     std::thread::sleep(std::time::Duration::from_millis(100));
                 }
@@ -233,4 +252,10 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> std::io::Re
         let _ = std::fs::remove_file(&temporary);
     }
     written.and_then(|()| std::fs::File::open(folder)?.sync_all())
+}
+
+/// Who runs this program, as the operating system knows it: a name in the environment could be anybody's.
+pub(crate) fn who() -> String {
+    let uid = std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
+    uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("uid {uid}"))
 }

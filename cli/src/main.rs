@@ -29,5 +29,6 @@ fn main() -> std::process::ExitCode {
         }
         Err(_) => schemas::ExitCode::Bug,
     };
+    let code = if output.lost() && code == schemas::ExitCode::Done { schemas::ExitCode::Failure } else { code };
     std::process::ExitCode::from(code.number())
 }

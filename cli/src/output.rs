@@ -16,7 +16,7 @@ pub(crate) enum Format {
     Pretty,
     /// One JSON object.
     Json,
-    /// One JSON object a line, as things happen; the first has `type` `version`, the last `result`.
+    /// One JSON object a line, as things happen; the first has `event` `version`, the last `result` or `problem`.
     Jsonl,
 }
 
@@ -25,6 +25,7 @@ pub(crate) struct Output {
     format: Format,
     colour: bool,
     pub(crate) progress: bool,
+    lost: std::cell::Cell<bool>,
 }
 
 impl Output {
@@ -32,9 +33,14 @@ impl Output {
         let env = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let terminal = std::io::stderr().is_terminal();
         let colour = !env("NO_COLOR") && (env("CLICOLOR_FORCE") || terminal);
-        let output = Self { format: global.format, colour, progress: terminal && global.format == Format::Pretty };
+        let output = Self {
+            format: global.format,
+            colour,
+            progress: terminal && global.format == Format::Pretty,
+            lost: std::cell::Cell::new(false),
+        };
         if output.format == Format::Jsonl {
-            output.line(&serde_json::json!({"type": "version", "version": env!("CARGO_PKG_VERSION"), "format": 1}));
+            output.line(&serde_json::json!({"event": "version", "version": env!("CARGO_PKG_VERSION"), "format": 1}));
         }
         output
     }
@@ -75,10 +81,18 @@ impl Output {
         self.print(&format!("{value}\n"));
     }
 
-    /// A reader that went away is no failure of ours.
+    /// A reader that went away is no failure of ours; a disk that is full is.
     fn print(&self, text: &str) {
-        let _ = std::io::stdout().write_all(text.as_bytes());
-        let _ = std::io::stdout().flush();
+        let mut out = std::io::stdout();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => self.lost.set(true),
+            _ => {}
+        }
+    }
+
+    /// Whether something could not be printed, so that a command that did its work still does not end green.
+    pub(crate) fn lost(&self) -> bool {
+        self.lost.get()
     }
 
     /// A problem: on standard error for people, on standard output for machines.
@@ -88,7 +102,7 @@ impl Output {
                 let _ = std::io::stderr().write_all(self.problem_text(problem).as_bytes());
             }
             Format::Json => self.print(&(serde_json::to_string_pretty(problem).unwrap_or_default() + "\n")),
-            Format::Jsonl => self.line(&tagged("result", problem)),
+            Format::Jsonl => self.line(&tagged("problem", problem)),
         }
     }
 
@@ -118,17 +132,11 @@ impl Output {
     }
 }
 
+/// The fields of `value` beside `event`; what has no fields of its own stands in `value`.
 fn tagged<T: Serialize>(kind: &str, value: &T) -> serde_json::Value {
-    let mut out = serde_json::Map::from_iter([("type".to_owned(), kind.into())]);
+    let mut out = serde_json::Map::from_iter([("event".to_owned(), kind.into())]);
     match serde_json::to_value(value).unwrap_or_default() {
-        serde_json::Value::Object(fields) => {
-            // A problem names its own type: it is the page about it.
-            out.extend(
-                fields
-                    .into_iter()
-                    .map(|(name, value)| if name == "type" { ("problem".to_owned(), value) } else { (name, value) }),
-            );
-        }
+        serde_json::Value::Object(fields) => out.extend(fields),
         other => drop(out.insert("value".to_owned(), other)),
     }
     serde_json::Value::Object(out)

@@ -61,6 +61,13 @@ impl Problem {
                 title,
                 "keep the file as evidence; restore .backout from a copy that `backout verify` accepts",
             ),
+            E::Missing(_) => {
+                Self::new(ExitCode::Integrity, Code::INTEGRITY, title, "restore .backout/journal.db from a copy")
+            }
+            E::Busy { silent_for_s, .. } if *silent_for_s > 10 => {
+                let next = "backout recover ends that process and takes over";
+                Self::new(ExitCode::Failure, Code::JOURNAL_BUSY, title, next)
+            }
             E::Busy { .. } | E::Fenced => Self::new(ExitCode::Failure, Code::JOURNAL_BUSY, title, "backout status"),
             _ => Self::new(ExitCode::Failure, Code::FAILURE, title, "make room or mend the disk, then backout recover"),
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kernel::{AfterImage, BeforeImage, Event, Facts, Graph, IllegalEvent, Run, RunFact, StepIx, StepSpec};
-use schemas::{Check, Class, Digest, OnFailure, RecordBody, RunSubject, StepAssessment};
+use schemas::{Check, Class, Digest, OnFailure, RecordBody, RunSubject, StepAssessment, UndoReason};
 use verifier::Account;
 
 /// The documents of a plan that is being run, ready for use.
@@ -79,6 +79,8 @@ pub struct Folded {
     pub afters: Vec<Option<AfterImage>>,
     /// The first thing that went wrong, with a sentence.
     pub cause: Option<(Cause, String)>,
+    /// What a person or a recovery asked for last, which decides what an end is called.
+    pub way_back: Option<UndoReason>,
     /// Approvals that counted.
     pub approvals: Vec<Digest>,
     /// Manifest in force.
@@ -142,6 +144,7 @@ impl Folded {
             befores: vec![None; count],
             afters: vec![None; count],
             cause: None,
+            way_back: None,
             approvals,
             manifest,
             on_failure,
@@ -217,10 +220,13 @@ impl Folded {
             RecordBody::ChecksFailed { reasons } => (Cause::Failed, reasons.join("; ")),
             RecordBody::Halted { cause, timed_out: true } => (Cause::TimedOut, cause.clone()),
             RecordBody::Halted { cause, .. } => (Cause::Stopped, cause.clone()),
-            RecordBody::UndoRequested { by } if by == "recover" => {
-                (Cause::Crashed, "the process that ran it was gone".to_owned())
+            RecordBody::UndoRequested { by, why } => {
+                self.way_back = Some(*why);
+                match why {
+                    UndoReason::Recovery => (Cause::Crashed, "the process that ran it was gone".to_owned()),
+                    UndoReason::Asked => (Cause::Asked, format!("undo asked for by {by}")),
+                }
             }
-            RecordBody::UndoRequested { by } => (Cause::Asked, format!("undo asked for by {by}")),
             RecordBody::ResumeRequested { .. } => {
                 self.cause = None;
                 return;
@@ -264,8 +270,11 @@ impl Folded {
     pub fn exit_code(&self, end: schemas::End) -> schemas::ExitCode {
         use schemas::{End, ExitCode};
         match (end, self.cause.as_ref().map(|(cause, _)| *cause)) {
-            (End::Committed, _) | (End::RolledBack, Some(Cause::Asked)) => ExitCode::Done,
+            (End::Committed, _) => ExitCode::Done,
             (End::Stuck, _) => ExitCode::Stuck,
+            // Who asks for the way back is told whether it came to that, whatever had happened before.
+            _ if self.way_back == Some(UndoReason::Asked) => ExitCode::Done,
+            _ if self.way_back == Some(UndoReason::Recovery) => ExitCode::RolledBack,
             (_, Some(Cause::Stale)) => ExitCode::Stale,
             (_, Some(Cause::Stopped)) => ExitCode::Stopped,
             (_, Some(Cause::TimedOut)) => ExitCode::TimedOut,

@@ -160,7 +160,7 @@ fn keep(
     while let Ok(ask) = asks.recv() {
         let answer = match ask {
             Ask::Commit(entries) => Some(Answer::Committed(journal.append(Timestamp::now(), &entries))),
-            Ask::Renew => journal.renew_lease(Timestamp::now()).err().map(Answer::Lost),
+            Ask::Renew => journal.renew_lease().err().map(Answer::Lost),
         };
         if answer.is_some_and(|answer| answers.blocking_send(answer).is_err()) {
             break;

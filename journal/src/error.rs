@@ -6,13 +6,16 @@ pub enum JournalError {
     /// The log is not what was written: exit code 11.
     #[error("the journal fails its integrity check: {0}")]
     Integrity(String),
+    /// The file is not there.
+    #[error("the journal {0} is missing")]
+    Missing(String),
     /// Another process holds the writer's lease.
-    #[error("the journal is held by process {pid} until {until}")]
+    #[error("the journal is held by process {pid}, last heard of {silent_for_s} s ago")]
     Busy {
         /// Its process id.
         pid: u32,
-        /// When the lease ends unless it is renewed.
-        until: String,
+        /// Seconds since it last renewed the lease.
+        silent_for_s: i64,
     },
     /// This process lost the lease, for example because it was frozen: it must not act any more.
     #[error("this process lost the journal's lease to another: it must not act any more")]

@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod error;
+mod head;
 mod lease;
 mod sqlite;
 mod tree;
@@ -48,5 +49,5 @@ pub trait Journal: Send {
     fn head(&self) -> LogHead;
 
     /// Keeps the writer's lease alive for another term.
-    fn renew_lease(&mut self, now: Timestamp) -> Result<(), JournalError>;
+    fn renew_lease(&mut self) -> Result<(), JournalError>;
 }

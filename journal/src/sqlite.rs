@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use crate::checkpoint::{LogSigner, LogVerifier};
 use crate::error::JournalError;
+use crate::head::{self, HeadFile};
+use crate::lease::Silent;
 use crate::tree::Tree;
 use crate::{Entry, Journal, LogHead, lease};
 
@@ -42,6 +44,7 @@ pub struct SqliteJournal {
 struct Writer {
     signer: LogSigner,
     epoch: i64,
+    head: HeadFile,
 }
 
 /// A record as it is written, without taking the entry apart.
@@ -66,24 +69,41 @@ impl SqliteJournal {
         let tx = db.unchecked_transaction().map_err(&failed)?;
         tx.execute_batch(SCHEMA).map_err(&failed)?;
         let note = signer.sign(0, Tree::default().root())?;
-        tx.execute("INSERT INTO head (one, checkpoint) VALUES (1, ?1)", [note]).map_err(&failed)?;
-        tx.commit().map_err(&failed)
+        tx.execute("INSERT INTO head (one, checkpoint) VALUES (1, ?1)", [&note]).map_err(&failed)?;
+        tx.commit().map_err(&failed)?;
+        HeadFile::create(path, &note)
     }
 
     /// Opens the log for reading and checks all of it: order, tree and signed checkpoint.
     pub fn open_to_read(path: &Path, verifier: LogVerifier) -> Result<Self, JournalError> {
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let tree = checked_tree(&db, &verifier)?;
+        let tree = checked_tree(path, &db, &verifier)?;
         Ok(Self { db, tree, verifier, writer: None })
     }
 
     /// Takes the writer's lease, then opens the log and checks all of it.
-    pub fn open_to_write(path: &Path, signer: LogSigner, now: Timestamp) -> Result<Self, JournalError> {
+    pub fn open_to_write(path: &Path, signer: LogSigner) -> Result<Self, JournalError> {
+        Self::open_as(path, signer, Silent::Keeps)
+    }
+
+    /// Like [`Self::open_to_write`], and a holder that lives but was silent for a term, for example because it is frozen, is
+    /// ended first: it could go on acting later.
+    pub fn open_to_recover(path: &Path, signer: LogSigner) -> Result<Self, JournalError> {
+        Self::open_as(path, signer, Silent::IsEnded)
+    }
+
+    fn open_as(path: &Path, signer: LogSigner, silent: Silent) -> Result<Self, JournalError> {
         let mut db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let epoch = lease::acquire(&mut db, now)?;
+        let epoch = lease::acquire(&mut db, silent)?;
         let verifier = signer.verifier().clone();
-        let tree = checked_tree(&db, &verifier).inspect_err(|_| drop(lease::release(&db, epoch)))?;
-        Ok(Self { db, tree, verifier, writer: Some(Writer { signer, epoch }) })
+        let opened = checked_tree(path, &db, &verifier).and_then(|tree| Ok((tree, HeadFile::open(path)?)));
+        let (tree, head) = opened.inspect_err(|_| drop(lease::release(&db, epoch)))?;
+        Ok(Self { db, tree, verifier, writer: Some(Writer { signer, epoch, head }) })
+    }
+
+    /// The process that holds the writer's lease, if it lives.
+    pub fn live_writer(&self) -> Option<u32> {
+        lease::live_holder(&self.db)
     }
 
     /// Makes room for the records of `steps` steps now, so that a full disk is found before anything is touched, and so that
@@ -152,7 +172,10 @@ impl SqliteJournal {
     /// Gives the lease up.
     pub fn release(&mut self) -> Result<(), JournalError> {
         match self.writer.take() {
-            Some(writer) => lease::release(&self.db, writer.epoch),
+            Some(writer) => {
+                writer.head.sync()?;
+                lease::release(&self.db, writer.epoch)
+            }
             None => Ok(()),
         }
     }
@@ -168,7 +191,7 @@ impl SqliteJournal {
         let tx = rusqlite::Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate).map_err(&failed)?;
         lease::check(&tx, writer.epoch)?;
         let mut tree = self.tree.clone();
-        {
+        let note = {
             let mut insert = tx.prepare_cached("INSERT INTO records (seq, body) VALUES (?1, ?2)").map_err(&failed)?;
             for entry in entries {
                 let seq = tree.size();
@@ -179,9 +202,11 @@ impl SqliteJournal {
             }
             let note = writer.signer.sign(tree.size(), tree.root())?;
             let mut head = tx.prepare_cached("UPDATE head SET checkpoint = ?1").map_err(&failed)?;
-            head.execute([note]).map_err(&failed)?;
-        }
+            head.execute([&note]).map_err(&failed)?;
+            note
+        };
         tx.commit().map_err(&failed)?;
+        writer.head.write(&note)?;
         Ok(tree)
     }
 }
@@ -198,9 +223,9 @@ impl Journal for SqliteJournal {
         Self::head(self)
     }
 
-    fn renew_lease(&mut self, now: Timestamp) -> Result<(), JournalError> {
+    fn renew_lease(&mut self) -> Result<(), JournalError> {
         let writer = self.writer.as_ref().ok_or(JournalError::Fenced)?;
-        lease::renew(&self.db, writer.epoch, now)
+        lease::renew(&self.db, writer.epoch)
     }
 }
 
@@ -212,6 +237,9 @@ impl Drop for SqliteJournal {
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, JournalError> {
     let failed = JournalError::sqlite("opened");
+    if !path.exists() {
+        return Err(JournalError::Missing(path.display().to_string()));
+    }
     let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(&failed)?;
     db.busy_timeout(std::time::Duration::from_secs(5)).map_err(&failed)?;
     db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(&failed)?;
@@ -229,11 +257,14 @@ fn read_checkpoint(db: &Connection) -> Result<Vec<u8>, JournalError> {
 }
 
 /// Recomputes the tree over the stored bytes and holds it against the signed checkpoint.
-fn checked_tree(db: &Connection, verifier: &LogVerifier) -> Result<Tree, JournalError> {
+fn checked_tree(path: &Path, db: &Connection, verifier: &LogVerifier) -> Result<Tree, JournalError> {
+    // Read before the log: a writer that goes on meanwhile makes the log longer, not shorter.
+    let least = head::read(path, verifier)?;
     let failed = JournalError::sqlite("read");
     let tx = db.unchecked_transaction().map_err(&failed)?;
     let (size, root) = verifier.open(&read_checkpoint(&tx)?)?;
     let mut tree = Tree::default();
+    let mut least_seen = least.0 == 0;
     let mut statement = tx.prepare("SELECT seq, body FROM records ORDER BY seq").map_err(&failed)?;
     let mut rows = statement.query([]).map_err(&failed)?;
     while let Some(row) = rows.next().map_err(&failed)? {
@@ -243,10 +274,24 @@ fn checked_tree(db: &Connection, verifier: &LogVerifier) -> Result<Tree, Journal
         }
         let body = row.get_ref(1).map_err(&failed)?;
         tree.push(body.as_blob().map_err(|_| JournalError::Integrity(format!("record {seq} is not a blob")))?);
+        if tree.size() == least.0 {
+            least_seen = tree.root() == least.1;
+        }
     }
     if tree.size() != size {
         let found = tree.size();
         return Err(JournalError::Integrity(format!("{found} records are there and the checkpoint says {size}")));
+    }
+    if tree.size() < least.0 {
+        let text = format!(
+            "it has {} records and {} were written: it was cut, or an older copy was put back",
+            tree.size(),
+            least.0
+        );
+        return Err(JournalError::Integrity(text));
+    }
+    if !least_seen {
+        return Err(JournalError::Integrity("it is not the log that its head file speaks of".to_owned()));
     }
     if tree.root() != root {
         return Err(JournalError::Integrity("a record is not what was signed".to_owned()));
@@ -288,7 +333,7 @@ mod tests {
     fn filled(dir: &Path, count: u32) -> std::path::PathBuf {
         let path = dir.join("journal.db");
         SqliteJournal::create(&path, &signer()).unwrap();
-        let mut journal = SqliteJournal::open_to_write(&path, signer(), now()).unwrap();
+        let mut journal = SqliteJournal::open_to_write(&path, signer()).unwrap();
         for step in 0..count {
             journal.append(now(), &[entry(step)]).unwrap();
         }
@@ -360,23 +405,59 @@ mod tests {
     fn a_second_writer_waits_while_the_first_lives_and_a_fenced_one_cannot_write() {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path(), 1);
-        let mut first = SqliteJournal::open_to_write(&path, signer(), now()).unwrap();
+        let mut first = SqliteJournal::open_to_write(&path, signer()).unwrap();
         // The same process may take its own lease over, which fences the first handle.
-        let mut second = SqliteJournal::open_to_write(&path, signer(), now()).unwrap();
+        let mut second = SqliteJournal::open_to_write(&path, signer()).unwrap();
         assert!(matches!(first.append(now(), &[entry(1)]), Err(JournalError::Fenced)));
         second.append(now(), &[entry(1)]).unwrap();
         drop(second);
         let db = Connection::open(&path).unwrap();
-        // Process 1 lives; its start time makes it a holder that is alive.
+        // Process 1 lives; its start time makes it a holder that is alive, however long it was silent.
         let init = Holder1::read();
+        for expires_ms in [i64::MAX, 1] {
+            db.execute(
+                "UPDATE lease SET pid = 1, started = ?1, boot = ?2, expires_ms = ?3",
+                params![init.0, init.1, expires_ms],
+            )
+            .unwrap();
+            let second = SqliteJournal::open_to_write(&path, signer());
+            assert!(matches!(second, Err(JournalError::Busy { pid: 1, .. })));
+        }
+    }
+
+    #[test]
+    fn a_recovery_ends_a_frozen_holder_before_it_takes_the_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = filled(dir.path(), 1);
+        let mut frozen = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", frozen.id())).unwrap();
+        let started: i64 = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
+        let db = Connection::open(&path).unwrap();
         db.execute(
-            "UPDATE lease SET pid = 1, started = ?1, boot = ?2, expires_ms = ?3",
-            params![init.0, init.1, now().as_millisecond() + 5_000],
+            "UPDATE lease SET pid = ?1, started = ?2, boot = ?3, expires_ms = 1",
+            params![frozen.id(), started, lease::Holder::me().boot],
         )
         .unwrap();
-        assert!(matches!(SqliteJournal::open_to_write(&path, signer(), now()), Err(JournalError::Busy { pid: 1, .. })));
-        db.execute("UPDATE lease SET expires_ms = 1", []).unwrap();
-        assert!(SqliteJournal::open_to_write(&path, signer(), now()).is_ok());
+        // Reaps it, so that it does not stay as a zombie; a zombie counts as gone all the same.
+        assert!(matches!(SqliteJournal::open_to_write(&path, signer()), Err(JournalError::Busy { .. })));
+        let mut journal = SqliteJournal::open_to_recover(&path, signer()).unwrap();
+        assert!(!frozen.wait().unwrap().success());
+        journal.append(now(), &[entry(1)]).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_is_shorter_than_its_head_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = filled(dir.path(), 3);
+        let old = std::fs::read(&path).unwrap();
+        let mut journal = SqliteJournal::open_to_write(&path, signer()).unwrap();
+        journal.append(now(), &[entry(3)]).unwrap();
+        drop(journal);
+        open(&path).unwrap();
+        std::fs::write(&path, old).unwrap();
+        assert!(matches!(open(&path), Err(JournalError::Integrity(_))), "an older copy");
+        std::fs::remove_file(path.with_extension("head")).unwrap();
+        assert!(matches!(open(&path), Err(JournalError::Integrity(_))), "no head file");
     }
 
     struct Holder1;
@@ -393,7 +474,7 @@ mod tests {
     fn a_full_disk_refuses_the_record_and_keeps_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path(), 3);
-        let mut journal = SqliteJournal::open_to_write(&path, signer(), now()).unwrap();
+        let mut journal = SqliteJournal::open_to_write(&path, signer()).unwrap();
         journal.limit_pages(1).unwrap();
         let outcome = (0..10_000).find_map(|step| journal.append(now(), &[entry(step)]).err());
         assert!(matches!(outcome, Some(JournalError::Full(_))), "{outcome:?}");
@@ -406,7 +487,7 @@ mod tests {
     fn room_that_is_not_there_is_found_before_a_run_starts() {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path(), 3);
-        let mut journal = SqliteJournal::open_to_write(&path, signer(), now()).unwrap();
+        let mut journal = SqliteJournal::open_to_write(&path, signer()).unwrap();
         journal.limit_pages(20).unwrap();
         assert!(matches!(journal.reserve(1_000), Err(JournalError::Full(_))));
     }

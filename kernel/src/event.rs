@@ -66,6 +66,8 @@ impl Event {
             R::PrepareFailed { step: ix, .. } => step(ix, F::PrepareFailed),
             R::ApplyStarted { step: ix, .. } => step(ix, F::ApplyStarted),
             R::ApplyWithdrawn { step: ix } => step(ix, F::ApplyWithdrawn),
+            // What a stop cut short is as if its process had died: in doubt, and nobody's failure.
+            R::ApplyReturned { step: ix, done: false, stopped: true, .. } => step(ix, F::Crashed),
             R::ApplyReturned { step: ix, done, .. } => step(ix, F::ApplyReturned(claim(*done))),
             R::Sighted { step: ix, seen, .. } => step(ix, F::Sighted(*seen)),
             R::Verified { step: ix, .. } => step(ix, F::VerifyPassed),

@@ -39,7 +39,7 @@ pub use plan::{
 };
 pub use published::{published, schema_of_type};
 pub use receipt::{End, Receipt, StepReceipt};
-pub use record::{Record, RecordBody, RunSubject, SeenWord};
+pub use record::{Record, RecordBody, RunSubject, SeenWord, UndoReason};
 pub use resource::{Resource, ResourceError};
 pub use statement::{Predicate, Statement, Subject};
 pub use strict::{StrictError, parse_strict, strict_check};

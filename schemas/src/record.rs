@@ -55,6 +55,16 @@ pub enum SeenWord {
     Unclear,
 }
 
+/// Why everything is to be put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UndoReason {
+    /// Somebody wants it undone.
+    Asked,
+    /// The process that ran it was gone, or the run was halted, and recovery puts it back.
+    Recovery,
+}
+
 /// Every kind of fact. `step` is the index of the step in the plan.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -182,7 +192,7 @@ pub enum RecordBody {
     /// A halted run goes on.
     ResumeRequested { by: String },
     /// Put everything back, also of a committed run.
-    UndoRequested { by: String },
+    UndoRequested { by: String, why: UndoReason },
     /// Put back everything but these steps.
     KeepRequested { keep: Vec<u32>, by: String },
     /// A corrected plan takes the place of the failed one; these steps (old index, new index) stay as they are.

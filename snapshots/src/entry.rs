@@ -150,7 +150,10 @@ impl Tree {
     pub fn content_digest(&self) -> Hash {
         let mut hasher = blake3::Hasher::new();
         for entry in &self.entries {
-            hasher.update(entry.path.as_os_str().as_bytes()).update(&[0]).update(entry.content_fingerprint().as_bytes());
+            hasher
+                .update(entry.path.as_os_str().as_bytes())
+                .update(&[0])
+                .update(entry.content_fingerprint().as_bytes());
         }
         Hash(*hasher.finalize().as_bytes())
     }

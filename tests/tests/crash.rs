@@ -104,7 +104,7 @@ fn kill(mut command: Command, when: When) -> bool {
             let lines = BufReader::new(child.stdout.take().unwrap()).lines();
             let mut seen = 0;
             for line in lines.map_while(Result::ok) {
-                seen += usize::from(line.contains("\"type\":\"record\""));
+                seen += usize::from(line.contains("\"event\":\"record\""));
                 if seen >= count {
                     break;
                 }

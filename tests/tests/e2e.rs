@@ -20,7 +20,7 @@ fn code_0_is_committed_and_one_manifest_is_one_run() {
     let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n")])));
     assert_eq!(bench.run(&["run", &manifest]).code, 0);
     let again = bench.run(&["run", &manifest]);
-    assert_eq!((again.code, again.value["problem"].as_str()), (7, Some("stale")));
+    assert_eq!((again.code, again.value["type"].as_str()), (7, Some("stale")));
 }
 
 #[test]
@@ -46,8 +46,16 @@ fn code_3_is_a_signature_that_is_not_good() {
         std::fs::write(&file, forged.to_string()).unwrap();
         assert_eq!(bench.run(&["gate", file.to_str().unwrap()]).code, 3, "{key}");
     }
-    let other = bench.sign_as("b", &plan("b", json!([write("x", "1\n")])), "deploy-bot");
-    assert_eq!(bench.run(&["gate", other.to_str().unwrap()]).code, 3, "signed by another than the named agent");
+    let draft = bench.path("b.draft.json");
+    std::fs::write(&draft, plan("b", json!([write("x", "1\n")])).to_string()).unwrap();
+    let signed = bench.run(&["plan", "sign", draft.to_str().unwrap(), "--as", "deploy-bot"]);
+    assert_eq!(signed.code, 3, "another than the named agent cannot sign");
+    let key = std::fs::read_to_string(bench.path("state/keys/deploy-bot.key")).unwrap();
+    let key = schemas::SecretKey::from_pem(&key).unwrap();
+    let payload_type = <schemas::Plan as schemas::Document>::PAYLOAD_TYPE;
+    let envelope = schemas::Envelope::sign(payload_type, &std::fs::read(&draft).unwrap(), &[&key]);
+    std::fs::write(&file, envelope.to_json()).unwrap();
+    assert_eq!(bench.run(&["gate", file.to_str().unwrap()]).code, 3, "signed by another than the named agent");
 }
 
 #[test]
@@ -129,10 +137,10 @@ fn code_8_is_stopped_with_a_journal_that_recover_can_finish() {
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(8));
     assert!(started.elapsed().as_secs() < 7);
-    assert_eq!(bench.run(&["status"]).value["value"][0]["end"], "unfinished");
+    assert_eq!(bench.run(&["status"]).value["runs"][0]["end"], "held");
     assert_eq!(bench.run(&["run", &manifest]).code, 1, "an unfinished run comes first");
     let recovered = bench.run(&["recover"]);
-    assert_eq!(recovered.value["end"], "rolled_back", "{recovered:?}");
+    assert_eq!((recovered.code, recovered.value["end"].as_str()), (4, Some("rolled_back")), "{recovered:?}");
     assert!(!bench.path("world/x").exists());
 }
 
@@ -188,7 +196,7 @@ fn bad_bytes_are_findings_and_never_a_panic() {
             assert!(matches!(ran.code, 2 | 3), "{verb:?} on {} bytes: {ran:?}", case.len());
         }
     }
-    assert_eq!(bench.run(&["status"]).value["value"], json!([]));
+    assert_eq!(bench.run(&["status"]).value["runs"], json!([]));
 }
 
 #[test]
@@ -201,7 +209,7 @@ fn a_second_run_waits_or_is_refused_and_never_interleaves() {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while !lines.next().unwrap().unwrap().contains("apply_started") {}
     let refused = bench.run(&["run", &second, "--wait", "0"]);
-    assert_eq!(refused.value["problem"], "journal-busy", "{refused:?}");
+    assert_eq!(refused.value["type"], "journal-busy", "{refused:?}");
     let waited = bench.run(&["run", &second, "--wait", "30"]);
     assert_eq!(waited.code, 0, "{waited:?}");
     assert!(child.wait().unwrap().success());
@@ -224,7 +232,7 @@ fn an_end_without_its_receipt_gets_it_from_recover() {
     std::fs::rename(&key, &away).unwrap();
     assert_eq!(bench.run(&["run", &manifest]).code, 3, "the end is in the log and nobody could sign the receipt");
     std::fs::rename(&away, &key).unwrap();
-    assert_eq!(bench.run(&["show", "a"]).value["value"]["receipt"], Value::Null);
+    assert_eq!(bench.run(&["show", "a"]).value["receipt"], Value::Null);
     let recovered = bench.run(&["recover"]);
     assert_eq!((recovered.code, recovered.value["end"].as_str()), (0, Some("committed")), "{recovered:?}");
     assert_eq!(bench.run(&["verify"]).value["receipts"], 1);
@@ -245,7 +253,7 @@ fn a_receipt_that_says_what_the_log_does_not_is_found_whoever_signed_it() {
     };
     let path = bench.path("state/journal.db");
     let signer = LogSigner::new(&key("log")).unwrap();
-    let mut journal = SqliteJournal::open_to_write(&path, signer, jiff::Timestamp::now()).unwrap();
+    let mut journal = SqliteJournal::open_to_write(&path, signer).unwrap();
     let records = journal.records(None).unwrap();
     let subject = records.last().unwrap().subject.clone().unwrap();
     let RecordBody::Receipted { receipt } = records.last().unwrap().fact else { panic!("no receipt") };
@@ -290,4 +298,24 @@ fn steps_that_a_replay_keeps_keep_their_changes_in_the_receipt() {
     assert_eq!((replayed.code, replayed.value["end"].as_str()), (0, Some("committed")), "{replayed:?}");
     assert_eq!(replayed.value["steps"][0]["changes"][0]["change"], "created", "{replayed:?}");
     assert_eq!(bench.run(&["verify"]).code, 0);
+}
+
+#[test]
+fn a_write_ahead_log_that_is_deleted_after_a_crash_is_found() {
+    let bench = Bench::new();
+    let steps = json!([write("x", "1\n"), {"id": "wait", "uses": "command.run", "needs": ["w"], "with": {"argv": ["sleep", "60"]}}]);
+    let manifest = bench.gated("a", &plan("a", steps));
+    let mut child = bench.command(&["run", &manifest]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while !lines.next().unwrap().unwrap().contains("\"sleep\"") {}
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = std::fs::read(bench.path("state/journal.db-wal")).unwrap();
+    std::fs::remove_file(bench.path("state/journal.db-wal")).unwrap();
+    for words in [&["verify"][..], &["status"], &["recover"], &["run", &manifest]] {
+        assert_eq!(bench.run(words).code, 11, "{words:?}");
+    }
+    std::fs::write(bench.path("state/journal.db-wal"), kept).unwrap();
+    let _ = std::fs::remove_file(bench.path("state/journal.db-shm"));
+    assert_eq!(bench.run(&["recover"]).value["end"], "rolled_back");
 }

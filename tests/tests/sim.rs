@@ -163,7 +163,7 @@ impl Sim {
                 if conductor.folded().run.ended().is_none()
                     && (self.random.chance(70) || conductor.folded().run.has_failed())
                 {
-                    conductor.tell(RecordBody::UndoRequested { by: by() }).unwrap();
+                    conductor.tell(RecordBody::UndoRequested { by: by(), why: schemas::UndoReason::Recovery }).unwrap();
                 }
             }
             if let Life::Rested(folded) = self.live(conductor)

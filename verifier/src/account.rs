@@ -72,7 +72,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::ChangeKind;
+    use schemas::{ChangeKind, UndoReason};
 
     fn verified(step: u32, name: &str) -> RecordBody {
         let resource = name.to_owned();
@@ -96,7 +96,7 @@ mod tests {
         let receipt = Digest::of(b"receipt");
         account.take(&RecordBody::Receipted { receipt });
         assert_eq!(account.receipt(), Some(receipt));
-        account.take(&RecordBody::UndoRequested { by: "undo".to_owned() });
+        account.take(&RecordBody::UndoRequested { by: "uid 0".to_owned(), why: UndoReason::Asked });
         assert_eq!(account.receipt(), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Effects are declared: what changed lies within the declared writes and equals the declared delta. An extra change is a
 //! failure like a missing one.
 
-use schemas::{Bounds, Change, ChangeKind, Expectation, Resource, RowCount};
+use schemas::{Bounds, Change, ChangeKind, Expectation, Resource, ResourceChange, RowCount};
 
 /// Everything about `changes` that was not declared; empty if all was.
 pub fn undeclared(writes: &[Resource], expect: Option<&Expectation>, changes: &[Change]) -> Vec<String> {
@@ -13,7 +13,23 @@ pub fn undeclared(writes: &[Resource], expect: Option<&Expectation>, changes: &[
             out.push(format!("{} changed and was not declared", change.resource));
         }
     }
-    let Some(expect) = expect else { return out };
+    out.extend(expect.into_iter().flat_map(|expect| outside(expect, changes)));
+    out
+}
+
+/// What a step would change and did not declare, or declared and would not change, as far as it could be assessed.
+pub fn unexpected(expect: Option<&Expectation>, changes: &[ResourceChange]) -> Vec<String> {
+    let Some(expect) = expect else { return Vec::new() };
+    let seen = |change: &ResourceChange| {
+        let ResourceChange { resource, change, rows, .. } = change.clone();
+        Change { resource, change, before: None, after: None, rows }
+    };
+    outside(expect, &changes.iter().map(seen).collect::<Vec<_>>())
+}
+
+/// Bounds that these changes do not keep.
+fn outside(expect: &Expectation, changes: &[Change]) -> Vec<String> {
+    let mut out = Vec::new();
     let count = |kind| changes.iter().filter(|change| change.change == kind && change.rows.is_none()).count() as u64;
     for (what, bounds, kind) in [
         ("created", expect.created, ChangeKind::Created),

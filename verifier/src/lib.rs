@@ -9,7 +9,7 @@ mod receipt;
 mod replay;
 
 pub use account::Account;
-pub use delta::undeclared;
+pub use delta::{undeclared, unexpected};
 pub use look::{Verification, run_checks, verify};
 pub use receipt::{ReceiptInput, receipt};
 pub use replay::{Kept, keepable};

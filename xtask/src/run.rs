@@ -13,7 +13,7 @@ pub(crate) fn say(text: &str) {
 }
 
 pub(crate) fn test() -> Result<(), String> {
-    install_missing()?;
+    install(PROGRAMS)?;
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
     cargo(&["build", "--workspace", "--locked"], &[])?;
@@ -52,10 +52,10 @@ fn is_there(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// Installs what is missing, by name of the Debian package.
-fn install_missing() -> Result<(), String> {
+/// Installs what is missing of these programs, by name of the Debian package.
+pub(crate) fn install(programs: &[(&str, &str)]) -> Result<(), String> {
     let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

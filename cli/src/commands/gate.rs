@@ -25,6 +25,7 @@ pub(crate) struct GateArgs {
 struct Issued<'a> {
     manifest: schemas::Digest,
     session: &'a str,
+    verdict: schemas::GateVerdict,
     people: u64,
     role: &'a str,
     expires: String,
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
     let issued = Issued {
         manifest: gated.digest,
         session: &manifest.session,
+        verdict: manifest.verdict,
         people: manifest.approvals.people,
         role: &manifest.approvals.role,
         expires: manifest.expires.to_string(),
@@ -61,7 +63,10 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         }
         let short = gated.digest.short();
         out.push_str(&match manifest.approvals.people {
-            0 => format!("allowed\nnext: backout run {short}\n"),
+            0 => match &args.replay {
+                Some(run) => format!("allowed\nnext: backout replay {run} {short}\n"),
+                None => format!("allowed\nnext: backout run {short}\n"),
+            },
             people => format!(
                 "waits for {people} approvals in role {}\nnext: backout approve {short} --as NAME\n",
                 manifest.approvals.role

@@ -72,7 +72,7 @@ fn list(home: &Home, output: &Output) -> Result<ExitCode, Problem> {
             not_after: key.not_after.to_string(),
         })
         .collect();
-    output.result(&listed, || {
+    output.result(&serde_json::json!({"keys": listed}), || {
         let row = |key: &Listed| {
             vec![key.owner.clone(), key.roles.join(" "), key.keyid.chars().take(16).collect(), key.not_after.clone()]
         };

@@ -85,7 +85,7 @@ enum Command {
     Recover(recover::RecoverArgs),
     /// Continue a halted run with a corrected plan from the last verified step
     Replay(replay::ReplayArgs),
-    /// Verify the log, all receipts and the snapshots' names
+    /// Verify the log, every receipt and the before-images that an undo would need
     Verify(verify::VerifyArgs),
     /// Print a JSON Schema
     Schema(schema::SchemaArgs),

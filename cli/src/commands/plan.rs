@@ -142,8 +142,14 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
     if planner::is_envelope(&bytes) {
         return Err(Problem::usage("the plan is signed already", "sign the bare plan"));
     }
-    planner::parse(&bytes)
+    let plan = planner::parse(&bytes)
         .map_err(|findings| Problem::findings(ExitCode::Usage, "the plan is not valid", findings, "mend the plan"))?;
+    let trust = home.trust()?;
+    let owner = trust.document().key(home.key(name)?.id()).map_or(String::new(), |key| key.owner.clone());
+    if owner != plan.agent {
+        let title = format!("the plan names agent {} and {name} is the key of {owner:?}", plan.agent);
+        return Err(Problem::identity(title, "name the agent whose key signs"));
+    }
     let envelope = Envelope::sign(Plan::PAYLOAD_TYPE, &bytes, &[&home.key(name)?]);
     let beside = || {
         let stem = path.file_name().map_or("plan".to_owned(), |name| name.to_string_lossy().into_owned());

@@ -10,12 +10,13 @@ use crate::output::Output;
 
 pub(crate) struct Progress<'a> {
     output: &'a Output,
+    run: String,
     steps: Arc<Vec<StepSpec>>,
     bar: Option<ProgressBar>,
 }
 
 impl<'a> Progress<'a> {
-    pub(crate) fn new(output: &'a Output, steps: &Arc<Vec<StepSpec>>) -> Self {
+    pub(crate) fn new(output: &'a Output, run: &str, steps: &Arc<Vec<StepSpec>>) -> Self {
         let bar = output.progress.then(|| {
             let bar = ProgressBar::new(steps.len() as u64);
             if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
@@ -23,12 +24,12 @@ impl<'a> Progress<'a> {
             }
             bar
         });
-        Self { output, steps: steps.clone(), bar }
+        Self { output, run: run.to_owned(), steps: steps.clone(), bar }
     }
 
     /// A fact that is durable.
     pub(crate) fn fact(&mut self, fact: &RecordBody) {
-        self.output.event("record", fact);
+        self.output.event("record", &serde_json::json!({"run": self.run, "fact": fact}));
         let Some(bar) = &self.bar else { return };
         match fact {
             RecordBody::ApplyStarted { id, .. } => bar.set_message(id.clone()),

@@ -4,7 +4,7 @@ use clap::Args;
 use executor::{Conductor, Folded, last_sign_of_life};
 use journal::SqliteJournal;
 use kernel::{StepIx, StepState};
-use schemas::{End, ExitCode, Record, RecordBody};
+use schemas::{End, ExitCode, OnFailure, Record, RecordBody, UndoReason};
 use serde::Serialize;
 
 use crate::commands::run::{default_jobs, slots, tell};
@@ -45,6 +45,9 @@ pub(crate) struct RunLine {
     pub(crate) end: Option<(End, u8, String)>,
     /// Whether the end has its receipt: a crash can come between the two.
     pub(crate) receipted: bool,
+    /// Whether it was halted and waits for a person.
+    pub(crate) halted: bool,
+    pub(crate) held_on_failure: bool,
 }
 
 /// Every run of the log, oldest first.
@@ -54,14 +57,23 @@ pub(crate) fn runs(records: &[Record]) -> Vec<RunLine> {
         let Some(subject) = &record.subject else { continue };
         let known = out.iter_mut().rev().find(|line| line.run == subject.run);
         match (&record.fact, known) {
-            (RecordBody::RunOpened { .. }, None) => out.push(RunLine {
+            (RecordBody::RunOpened { on_failure, .. }, None) => out.push(RunLine {
                 run: subject.run.clone(),
                 session: subject.session.clone(),
                 environment: subject.environment.clone(),
                 opened: record.time.to_string(),
                 end: None,
                 receipted: false,
+                halted: false,
+                held_on_failure: matches!(on_failure, OnFailure::Hold),
             }),
+            (RecordBody::Halted { .. }, Some(line)) => line.halted = true,
+            (
+                RecordBody::PrepareFailed { .. } | RecordBody::VerifyFailed { .. } | RecordBody::ChecksFailed { .. },
+                Some(line),
+            )
+            | (RecordBody::ApplyReturned { done: false, .. }, Some(line)) => line.halted |= line.held_on_failure,
+            (RecordBody::ResumeRequested { .. } | RecordBody::Amended { .. }, Some(line)) => line.halted = false,
             (RecordBody::Receipted { .. }, Some(line)) => line.receipted = true,
             (RecordBody::Ended { end, exit_code, reason }, Some(line)) => {
                 line.end = Some((*end, *exit_code, reason.clone()));
@@ -96,14 +108,21 @@ pub(crate) fn refuse_unfinished(records: &[Record]) -> Result<(), Problem> {
 pub(crate) fn run(args: &RecoverArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
     let mut worst = ExitCode::Done;
-    let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
+    let journal = home.journal_to_recover(std::time::Duration::from_secs(15))?;
     let records = flow::records(&journal)?;
     let names: Vec<String> = match &args.run {
         Some(name) => vec![find(&records, name)?.run],
         None => runs(&records).into_iter().filter(|line| !line.receipted).map(|line| line.run).collect(),
     };
     if names.is_empty() {
-        output.result(&serde_json::json!({"recovered": []}), || "nothing to recover: every run has ended\n".to_owned());
+        let stuck = runs(&records).into_iter().rev().find(|line| matches!(line.end, Some((End::Stuck, ..))));
+        output.result(&serde_json::json!({"recovered": [], "stuck": stuck.as_ref().map(|line| &line.run)}), || match &stuck {
+            None => "nothing to recover: every run has ended\n".to_owned(),
+            Some(line) => format!(
+                "every run has ended, {} of session {} stuck\nnext: backout show {}, mend what it names, then backout recover {}\n",
+                line.run, line.session, line.session, line.session
+            ),
+        });
         return Ok(ExitCode::Done);
     }
     let mut journal: Option<SqliteJournal> = Some(journal);
@@ -111,7 +130,7 @@ pub(crate) fn run(args: &RecoverArgs, home: &Home, output: &Output) -> Result<Ex
         // One run that cannot be recovered must not keep the others from it.
         let open = match journal.take() {
             Some(journal) => journal,
-            None => home.journal_to_write(std::time::Duration::from_secs(15))?,
+            None => home.journal_to_recover(std::time::Duration::from_secs(15))?,
         };
         let code = match recover_one(&name, args, home, &drivers, open, output) {
             Ok(code) => code,
@@ -174,10 +193,11 @@ fn recover_one(
 
 /// What recovery puts into the log before it does anything.
 fn opening_facts(folded: &Folded, resume: bool) -> Vec<RecordBody> {
-    let by = "recover".to_owned();
+    let by = crate::home::who();
+    let why = UndoReason::Recovery;
     if folded.run.ended() == Some(End::Stuck) {
         let stuck = folded.run.graph().steps().filter(|ix| folded.run.state(*ix) == StepState::Stuck);
-        let mut facts: Vec<RecordBody> = vec![RecordBody::UndoRequested { by: by.clone() }];
+        let mut facts: Vec<RecordBody> = vec![RecordBody::UndoRequested { by: by.clone(), why }];
         facts.extend(stuck.map(|ix| RecordBody::Retried { step: ix.0, by: by.clone() }));
         return facts;
     }
@@ -185,7 +205,7 @@ fn opening_facts(folded: &Folded, resume: bool) -> Vec<RecordBody> {
     match (resume, folded.run.mode()) {
         (true, kernel::Mode::Held) => facts.push(RecordBody::ResumeRequested { by }),
         (true, _) => {}
-        (false, _) => facts.push(RecordBody::UndoRequested { by }),
+        (false, _) => facts.push(RecordBody::UndoRequested { by, why }),
     }
     facts
 }

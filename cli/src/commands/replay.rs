@@ -52,7 +52,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     // First everything that does not stay is put back and proved.
     let slots = slots(default_jobs());
     let mut conductor = Conductor::new(folded, slots);
-    let by = "replay".to_owned();
+    let by = crate::home::who();
     let keep = kept.iter().map(|(old, _)| old.0).collect();
     for fact in [RecordBody::Reopened { by: by.clone() }, RecordBody::KeepRequested { keep, by }] {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;

@@ -67,9 +67,10 @@ pub(crate) fn tell(rested: &Rested, output: &Output) -> ExitCode {
         Some(receipt) => output.result(receipt, || super::show::receipt_text(receipt, output)),
         None => {
             let reason = rested.folded.cause.as_ref().map_or("", |(_, reason)| reason.as_str());
-            let value = serde_json::json!({"run": subject.run, "session": subject.session, "end": null, "state": "held", "reason": reason});
+            let value = serde_json::json!({"run": subject.run, "session": subject.session, "end": null, "state": "held", "reason": reason, "exit_code": rested.code.number()});
             output.result(&value, || {
-                format!("{} is held: {reason}\nnext: backout show {}\n      backout recover, or backout undo {}, or backout replay {} PLAN\n", subject.run, subject.session, subject.session, subject.session)
+                let session = &subject.session;
+                format!("{} is held, and waits for a person: {reason}\nnext: backout show {session}\n      backout undo {session} puts everything back\n      backout recover --resume goes on, where nothing failed\n      backout gate PLAN --replay {session}, then backout replay {session} MANIFEST, goes on with a corrected plan\n", subject.run)
             });
         }
     }

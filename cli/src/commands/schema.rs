@@ -25,7 +25,8 @@ pub(crate) fn run(args: &SchemaArgs, output: &Output) -> Result<ExitCode, Proble
     let mut names: Vec<String> = documents.chain(drivers.names()).chain(checks).collect();
     names.sort();
     let Some(name) = &args.name else {
-        output.result(&names, || names.iter().map(|name| format!("{name}\n")).collect());
+        output
+            .result(&serde_json::json!({"schemas": names}), || names.iter().map(|name| format!("{name}\n")).collect());
         return Ok(ExitCode::Done);
     };
     let document =

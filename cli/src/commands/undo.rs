@@ -2,7 +2,7 @@
 
 use clap::Args;
 use executor::Conductor;
-use schemas::{ExitCode, RecordBody};
+use schemas::{ExitCode, RecordBody, UndoReason};
 
 use crate::commands::recover::find;
 use crate::commands::run::{default_jobs, slots, tell};
@@ -19,7 +19,7 @@ pub(crate) struct UndoArgs {
 
 pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
-    let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
+    let journal = home.journal_to_recover(std::time::Duration::from_secs(15))?;
     let line = find(&flow::records(&journal)?, &args.run)?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
     if !folded.can_undo() {
@@ -29,9 +29,11 @@ pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitC
     let was_open = folded.run.ended().is_none();
     let slots = slots(default_jobs());
     let mut conductor = Conductor::new(folded, slots);
-    let by = "undo".to_owned();
-    let facts =
-        was_open.then(|| RecordBody::Reopened { by: by.clone() }).into_iter().chain([RecordBody::UndoRequested { by }]);
+    let by = crate::home::who();
+    let facts = was_open
+        .then(|| RecordBody::Reopened { by: by.clone() })
+        .into_iter()
+        .chain([RecordBody::UndoRequested { by, why: UndoReason::Asked }]);
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;
     }

@@ -146,8 +146,7 @@ struct Seen {
 
 impl Seen {
     fn sighting(self, claim: Option<Claim>) -> Sighting {
-        let differs =
-            !self.changes.is_empty() || self.captured_differs || self.present == Some(true) || self.withdrawn;
+        let differs = !self.changes.is_empty() || self.captured_differs || self.present == Some(true) || self.withdrawn;
         if claim == Some(Claim::Done) {
             return self.with_after(|after, changes| Sighting::Present { after, changes });
         }

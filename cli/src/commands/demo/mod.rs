@@ -62,7 +62,7 @@ pub(crate) fn run(args: &DemoArgs, output: &Output) -> Result<ExitCode, Problem>
     }
     stage.say(&format!("\nthe demo took {:.1} s", started.elapsed().as_secs_f64()));
     let events = std::mem::take(&mut stage.events);
-    output.result(&json!({"stories": 5, "events": events}), String::new);
+    output.result(&json!({"events": events}), String::new);
     Ok(ExitCode::Done)
 }
 
@@ -172,7 +172,7 @@ impl Stage<'_> {
         let value = lines.last().cloned().unwrap_or_default();
         let played = Played { code: out.status.code().unwrap_or(-1), value };
         self.events.push(json!({"command": words, "exit_code": played.code, "result": played.value}));
-        let told = lines.iter().find(|line| line.get("type").and_then(Value::as_str) == Some("recovering"));
+        let told = lines.iter().find(|line| line.get("event").and_then(Value::as_str) == Some("recovering"));
         if let Some(told) = told {
             self.events.push(told.clone());
         }
@@ -220,7 +220,7 @@ impl Stage<'_> {
         let lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
         for line in lines {
             let value: Value = serde_json::from_str(&line?)?;
-            let started = value.get("apply_started").and_then(|fact| fact.get("id")).and_then(Value::as_str);
+            let started = value.pointer("/fact/apply_started").and_then(|fact| fact.get("id")).and_then(Value::as_str);
             if started == Some(at) {
                 break;
             }
@@ -277,7 +277,7 @@ impl Stage<'_> {
             .events
             .iter()
             .rev()
-            .find(|event| event.get("type").and_then(Value::as_str) == Some("recovering"))
+            .find(|event| event.get("event").and_then(Value::as_str) == Some("recovering"))
             .cloned();
         let Some(told) = told else { return };
         let list = |key: &str| {
