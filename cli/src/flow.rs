@@ -9,15 +9,15 @@ use kernel::{DriverSet, Facts};
 use planner::Planned;
 use policy::{BuiltIn, Engine as _, Request, StepFacts};
 use schemas::{
-    ApprovalsRequired, Assessment, Code, Confidence, Decisions, Digest, Document as _, End, Envelope, ExitCode,
-    Finding, GateVerdict, Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement,
-    StepAssessment, Subject, TrustRoot, Verified,
+    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, GateVerdict,
+    Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement, Subject, TrustRoot,
+    Verified,
 };
 
 use crate::home::Home;
+use crate::look::{Corrected, assess, unknown_commands};
 use crate::output::Output;
 use crate::problem::{Problem, chain};
-use crate::site::Site;
 
 /// How long a manifest may be run after it was issued.
 const MANIFEST_MINUTES: i64 = 60;
@@ -79,80 +79,6 @@ pub(crate) fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Resu
     }
 }
 
-/// Looks at the world for every step, writing nothing.
-pub(crate) fn assess(
-    planned: &Planned,
-    drivers: &DriverSet,
-    digest: Digest,
-    corrects: Option<&Corrected>,
-) -> Result<Assessment, Vec<Finding>> {
-    let mut steps: Vec<StepAssessment> = Vec::with_capacity(planned.steps.len());
-    let mut findings = Vec::new();
-    for step in &planned.steps {
-        let Some(driver) = drivers.for_step(&step.uses) else { continue };
-        if let Some(kept) = corrects.and_then(|corrects| corrects.kept.get(&step.ix)) {
-            steps.push(kept.clone());
-            continue;
-        }
-        match driver.probe(step, &planned.priors(step.ix)) {
-            Ok(mut assessed) => {
-                assessed.class = assessed.class.max(step.lowered.class);
-                findings.extend(surprises(step, &assessed));
-                if let Some(corrects) = corrects {
-                    corrects.blur(step, &mut assessed);
-                }
-                steps.push(assessed);
-            }
-            Err(error) => {
-                let place = format!("/steps/{}", step.ix.0);
-                let hint = "the step could not be looked at: mend the plan or the world";
-                findings.push(Finding::error(Code::PROBE_FAILED, place, chain(&error), hint).of_step(&step.id));
-            }
-        }
-    }
-    if findings.is_empty() { Ok(Assessment { plan: digest, taken: Timestamp::now(), steps }) } else { Err(findings) }
-}
-
-/// What a step would do that its plan does not expect, where that could be seen whole.
-fn surprises(step: &kernel::StepSpec, assessed: &StepAssessment) -> Vec<Finding> {
-    if assessed.confidence != Confidence::Verified {
-        return Vec::new();
-    }
-    let finding = |text| {
-        let hint = "correct expect, or what the step does; backout plan show PLAN tells what it would change";
-        Finding::error(Code::EXPECTATION, format!("/steps/{}/expect", step.ix.0), text, hint).of_step(&step.id)
-    };
-    verifier::unexpected(step.expect.as_ref(), &assessed.changes).into_iter().map(finding).collect()
-}
-
-/// What a corrected plan finds of the run that it corrects.
-pub(crate) struct Corrected {
-    /// Assessments of the steps that stay, by their place in the corrected plan.
-    kept: std::collections::BTreeMap<kernel::StepIx, StepAssessment>,
-    /// What the steps that do not stay wrote: it is undone before the corrected plan goes on.
-    undone: Vec<schemas::Resource>,
-}
-
-impl Corrected {
-    fn of(folded: &Folded, old: &Plan, new: &Plan) -> Self {
-        let kept = verifier::keepable(&folded.run, &old.steps, &new.steps);
-        let stays = |ix: kernel::StepIx| kept.iter().any(|(old, _)| *old == ix);
-        let goes = folded.loaded.steps.iter().filter(|step| folded.run.state(step.ix).is_live() && !stays(step.ix));
-        let undone = goes.flat_map(|step| step.lowered.writes.clone()).collect();
-        let assessed = |(old, new): &verifier::Kept| Some((*new, folded.loaded.assessed.get(old.at())?.clone()));
-        Self { kept: kept.iter().filter_map(assessed).collect(), undone }
-    }
-
-    /// What is seen of a resource that is about to be undone is not what the step will find.
-    fn blur(&self, step: &kernel::StepSpec, assessed: &mut StepAssessment) {
-        let touched = step.lowered.writes.iter().chain(&step.lowered.reads);
-        if touched.into_iter().any(|resource| self.undone.iter().any(|undone| undone.overlaps(resource))) {
-            assessed.fingerprints.clear();
-            assessed.notes.push("acts on what is undone first, which could not be seen".to_owned());
-        }
-    }
-}
-
 /// A manifest as it was issued.
 pub(crate) struct Gated {
     pub(crate) digest: Digest,
@@ -206,7 +132,7 @@ fn decide(
 ) -> Result<Gated, Problem> {
     let digest = read.digest;
     let (site, drivers) = (home.site()?, home.drivers()?);
-    let facts = Arc::new(site.facts(&read.plan.environment)?);
+    let facts = Arc::new(site.facts(&read.plan.environment, home.dir())?);
     let planned = check(read.plan.clone(), &drivers, &facts)?;
     let assessed = assess(&planned, &drivers, digest, corrects);
     let assessment = assessed.map_err(|findings| {
@@ -221,6 +147,7 @@ fn decide(
         assessment: Digest::of(&assessment_bytes),
         agent_environments: environments,
         site: &gate_facts,
+        unknown: unknown_commands(&planned, &drivers),
         steps: steps
             .map(|(step, assessed)| StepFacts { ix: step.ix.at(), assessed, writes: &step.lowered.writes })
             .collect(),
@@ -347,22 +274,21 @@ pub(crate) fn records(journal: &SqliteJournal) -> Result<Vec<Record>, Problem> {
     journal.records(None).map_err(|error| Problem::journal(&error))
 }
 
-/// Loads the documents of a run by their digests, with the site as it was when the gate decided.
+/// Loads the documents of a run by their digests, with the roots as they were when the gate decided.
 pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Loaded, Problem> {
-    let Names { plan, manifest, assessment, decisions } = *names;
+    let Names { plan, assessment, decisions, .. } = *names;
     let broken = |text| Problem::new(ExitCode::Integrity, Code::INTEGRITY, text, "restore .backout/documents");
-    let manifest =
-        Statement::<Manifest>::from_payload(&home.payload(manifest)?).map_err(|error| broken(chain(&error)))?;
-    let site = Site::from_bytes(&home.plain(manifest.predicate.site)?, &home.path("backout.toml"))?;
     let parsed = planner::parse(&home.payload(plan)?).map_err(|findings| {
         Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "restore .backout/documents")
     })?;
-    let facts = Arc::new(site.facts(&parsed.environment)?);
+    let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| broken(chain(&error)))?;
+    let roots = assessed.roots.iter().map(std::path::PathBuf::from).collect();
+    let protected = vec![home.dir().to_owned()];
+    let facts = Arc::new(Facts { environment: parsed.environment.clone(), roots, protected });
     let checks = parsed.checks.clone();
     let planned = planner::check(parsed, drivers, &facts).map_err(|findings| {
         Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN")
     })?;
-    let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| broken(chain(&error)))?;
     let decided: Decisions =
         serde_json::from_slice(&home.plain(decisions)?).map_err(|error| broken(error.to_string()))?;
     let has_priors = planned.steps.iter().map(|step| planned.has_priors(step.ix)).collect();
@@ -539,6 +465,9 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
     let names =
         Names { plan: manifest.plan, manifest: digest, assessment: manifest.assessment, decisions: manifest.decisions };
     let loaded = load(home, drivers, &names)?;
+    if loaded.facts.roots != home.site()?.facts(&manifest.environment, home.dir())?.roots {
+        return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
+    }
     Ok(Opening { manifest: digest, predicate: manifest, approvals, loaded })
 }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod flow;
 mod home;
+mod look;
 mod output;
 mod problem;
 mod site;

@@ -32,7 +32,7 @@ impl World {
 
     pub(crate) fn facts(&self) -> Arc<Facts> {
         let root = self.dir.path().join("root").canonicalize().unwrap();
-        Arc::new(Facts { environment: "test".to_owned(), roots: vec![root] })
+        Arc::new(Facts { environment: "test".to_owned(), roots: vec![root], protected: Vec::new() })
     }
 
     pub(crate) fn step(&self, uses: &str, with: Value) -> StepSpec {

@@ -88,7 +88,11 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts { environment: "test".to_owned(), roots: vec!["/srv/app".into(), "/srv/app/data".into()] }
+        Facts {
+            environment: "test".to_owned(),
+            roots: vec!["/srv/app".into(), "/srv/app/data".into()],
+            protected: Vec::new(),
+        }
     }
 
     #[test]

@@ -24,6 +24,17 @@ pub struct Facts {
     pub environment: String,
     /// Folders beneath which the plan may act; relative paths start at the first. Absolute, canonical.
     pub roots: Vec<PathBuf>,
+    /// What backout itself lives on: no command is given a name in here. Absolute, canonical.
+    pub protected: Vec<PathBuf>,
+}
+
+/// A command that runs beside the step itself, to look: a check, a capture, `present`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideCommand {
+    /// Its words.
+    pub argv: Vec<String>,
+    /// Whether it is known to only read.
+    pub only_reads: bool,
 }
 
 /// A step in terms of resources: all that planner and policy ever see of it.
@@ -41,6 +52,8 @@ pub struct Lowered {
     pub argv: Vec<String>,
     /// Resolved working directory, likewise.
     pub cwd: Option<String>,
+    /// Commands of the plan that look before or after the step.
+    pub side: Vec<SideCommand>,
 }
 
 /// A step as drivers get it.
@@ -376,6 +389,10 @@ pub trait Kind: Send + Sync {
     fn checks(&self) -> &'static [&'static str];
     /// JSON Schema of the parameters of an operation or check.
     fn schema(&self, operation: &str) -> Option<Value>;
+    /// The commands that a check of this kind runs.
+    fn commands_of(&self, _check: &Check, _facts: &Facts) -> Vec<SideCommand> {
+        Vec::new()
+    }
     /// The step in terms of resources; problems as findings with pointers into the plan.
     fn lower(&self, step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered, Vec<Finding>>;
 }

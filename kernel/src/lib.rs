@@ -16,7 +16,7 @@ mod transition;
 
 pub use driver::{
     AfterImage, BeforeImage, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind, Lowered,
-    Output, Scope, Sighting, StepSpec, Token, TokenError, UndoError, parameters,
+    Output, Scope, SideCommand, Sighting, StepSpec, Token, TokenError, UndoError, parameters,
 };
 pub use event::{Event, RunFact, StepFact};
 pub use graph::{Graph, GraphError, StepIx};

@@ -76,6 +76,9 @@ pub struct Entry {
     pub restore: Restore,
     /// The binding that names files which must lie in the declared writes.
     pub targets: Option<String>,
+    /// Flags with which a target that is a symlink is changed itself and not followed; `*` for always.
+    #[serde(default)]
+    pub keeps_links: Vec<String>,
     /// What to find out before it runs.
     #[serde(default)]
     pub capture: Vec<Capture>,

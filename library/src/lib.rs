@@ -6,4 +6,4 @@ mod entry;
 mod matcher;
 
 pub use entry::{Capture, Entry, Library, LibraryError, Restore};
-pub use matcher::{Bindings, Match, bind};
+pub use matcher::{Bindings, Match, PROGRAM_FOLDERS, bind};

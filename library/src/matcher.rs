@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use crate::entry::Entry;
 
+/// Folders in which programs are installed, in the order in which they are searched.
+pub const PROGRAM_FOLDERS: [&str; 5] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+
 /// Bound placeholders; one that binds the rest has many values.
 pub type Bindings = BTreeMap<String, Vec<String>>;
 
@@ -19,10 +22,18 @@ pub struct Match<'a> {
 }
 
 pub(crate) fn find<'a>(entries: &'a [Entry], argv: &[String]) -> Option<Match<'a>> {
-    let program = argv.first()?.rsplit('/').next()?;
+    let program = program_of(argv.first()?)?;
     let named = entries.iter().filter(|entry| entry.words.first().is_some_and(|word| word == program));
     let matches = named.filter_map(|entry| Some(Match { entry, bindings: matched(entry, argv)? }));
     matches.max_by_key(|found| (closeness(found.entry), found.entry.class))
+}
+
+/// The name of a program that is found where programs are installed; one in any other folder may be anything.
+fn program_of(word: &str) -> Option<&str> {
+    match word.rsplit_once('/') {
+        None => Some(word),
+        Some((folder, name)) => PROGRAM_FOLDERS.contains(&folder).then_some(name),
+    }
 }
 
 /// How much of a command an entry pins down.
@@ -42,22 +53,25 @@ pub fn bind(argv: &[String], bindings: &Bindings) -> Result<Vec<String>, String>
             [name] if *word == format!("{{{name}}}") => {
                 out.extend(bindings.get(name).ok_or_else(|| name.clone())?.iter().cloned());
             }
-            names => {
-                let mut filled = word.clone();
-                let mut missing = false;
-                for name in names {
-                    match bindings.get(name).ok_or_else(|| name.clone())?.as_slice() {
-                        [value] => filled = filled.replace(&format!("{{{name}}}"), value),
-                        _ => missing = true,
-                    }
-                }
-                if !missing {
-                    out.push(filled);
-                }
-            }
+            _ => out.extend(filled(word, bindings)?),
         }
     }
     Ok(out)
+}
+
+/// A word with each placeholder filled once: what a value holds is never looked at again. `None` where one is bound to nothing.
+fn filled(word: &str, bindings: &Bindings) -> Result<Option<String>, String> {
+    let mut out = String::new();
+    for piece in pieces(word) {
+        match piece {
+            Piece::Text(text) => out.push_str(&text),
+            Piece::Hole(hole) => match bindings.get(&hole.name).ok_or(hole.name)?.as_slice() {
+                [value] => out.push_str(value),
+                _ => return Ok(None),
+            },
+        }
+    }
+    Ok(Some(out))
 }
 
 /// Names of the placeholders in a word: `{name}`, `{name:type}`, `{name:type...}`.
@@ -228,14 +242,65 @@ fn fits(kind: &str, value: &str) -> bool {
         "ref" => plain && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte)),
         "image" | "url" => plain && value.bytes().all(|byte| name(byte) || b"/+%?=&~".contains(&byte)),
         "path" => plain,
+        "sed" => is_substitution(value),
         "sql" | "any" => !value.contains('\0'),
         _ => false,
     }
 }
 
+/// One `s` command of sed whose flags neither run nor write anything.
+fn is_substitution(script: &str) -> bool {
+    let mut rest = script.chars();
+    let (Some('s'), Some(mark)) = (rest.next(), rest.next()) else { return false };
+    if mark.is_ascii_alphanumeric() || mark.is_whitespace() || mark == '\\' || script.contains(['\n', '\0']) {
+        return false;
+    }
+    let (mut marks, mut escaped, mut flags) = (0, false, String::new());
+    for next in rest {
+        if marks == 2 {
+            flags.push(next);
+        } else if escaped {
+            escaped = false;
+        } else if next == '\\' {
+            escaped = true;
+        } else if next == mark {
+            marks += 1;
+        }
+    }
+    marks == 2 && flags.chars().all(|flag| flag.is_ascii_digit() || "gpiIM".contains(flag))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_of_sed_that_runs_or_writes_is_no_substitution() {
+        for good in ["s/a/b/", "s|a|b|g", "s/a\\/b/c/2", "s,x=1,x=2,gI"] {
+            assert!(is_substitution(good), "{good}");
+        }
+        for bad in ["1e touch x", "w f", "s/a/b/e", "s/a/b/w f", "s/a/b/;w f", "s/a/b", "s/a/b/\nw f", "sxaxbx", "/a/d"]
+        {
+            assert!(!is_substitution(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_program_in_any_other_folder_is_unknown() {
+        for good in ["cat", "/bin/cat", "/usr/local/bin/cat"] {
+            assert_eq!(program_of(good), Some("cat"));
+        }
+        for bad in ["./cat", "/srv/app/cat", "bin/cat", "/bin/../srv/cat"] {
+            assert_eq!(program_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_value_holds_is_not_filled_again() {
+        let one = |value: &str| vec![value.to_owned()];
+        let bindings = Bindings::from([("a".to_owned(), one("{b}")), ("b".to_owned(), one("secret"))]);
+        assert_eq!(bind(&["{a}={b}".to_owned()], &bindings).unwrap(), ["{b}=secret"]);
+    }
 
     fn bound(pattern: &str, token: &str) -> Option<Bindings> {
         let mut bindings = Bindings::new();

@@ -25,6 +25,8 @@ pub struct Planned {
     pub graph: Arc<Graph>,
     /// For each step the earlier steps that last wrote what it touches.
     writers: Vec<Vec<StepIx>>,
+    /// The environment that it was checked for.
+    pub facts: Arc<Facts>,
     /// Findings that stop nothing.
     pub warnings: Vec<Finding>,
 }
@@ -86,7 +88,8 @@ pub fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Result<Plan
     let is_error = |finding: &Finding| finding.severity == Severity::Error;
     match graph {
         Ok(graph) if !findings.iter().any(is_error) => {
-            Ok(Planned { plan, steps, graph: Arc::new(graph), writers, warnings: findings })
+            let facts = facts.clone();
+            Ok(Planned { plan, steps, graph: Arc::new(graph), writers, facts, warnings: findings })
         }
         _ => Err(findings),
     }

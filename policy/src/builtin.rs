@@ -4,7 +4,7 @@ use schemas::{ChangeKind, Class, Code, Confidence, Decision, Decisions, Digest, 
 use serde::Serialize;
 
 use crate::Engine;
-use crate::request::{Outcome, Request, SiteFacts, StepFacts};
+use crate::request::{Outcome, Request, SiteFacts, StepFacts, Unknown};
 
 /// The rules as text; their digest names them.
 const RULES: &str = "\
@@ -14,6 +14,7 @@ BI-wildcard-delete/1 nothing is deleted by wildcard in production
 BI-share/1 no step deletes more than the site's share of a table or folder in production
 BI-irreversible/1 irreversible steps run only where the site allows them
 BI-unseen/1 in production every reversible step was looked at, or a library entry knows it
+BI-unknown-check/1 what looks runs only programs that are known to only read, where the site does not allow irreversible steps
 BI-allow/1 what no other rule refuses is allowed, with the approvals of its class
 people: production: 0 trivially reversible, 1 with state, 1 with backup, 2 partially, 2 irreversible
 people: elsewhere: 0, 0, 0, 1 partially, 2 irreversible
@@ -46,6 +47,9 @@ impl Engine for BuiltIn {
         if !request.agent_environments.contains(&request.site.environment) {
             refusals.push(wrong_environment(request));
         }
+        if !request.site.allow_irreversible {
+            refusals.extend(request.unknown.iter().map(unknown_check));
+        }
         let mut steps = Vec::with_capacity(request.steps.len());
         for step in &request.steps {
             let found = refused(step, request.site);
@@ -57,7 +61,8 @@ impl Engine for BuiltIn {
             let people = people(step.class(), request.site.production);
             steps.push(self.decision(request, step, rules, people));
         }
-        let people = steps.iter().map(|decision| decision.people).max().unwrap_or(0);
+        let unknown = if request.unknown.is_empty() { 0 } else { 2 };
+        let people = steps.iter().map(|decision| decision.people).max().unwrap_or(0).max(unknown);
         Outcome { decisions: Decisions { steps }, refusals, people }
     }
 }
@@ -101,6 +106,15 @@ fn wrong_environment(request: &Request<'_>) -> Finding {
     Finding::error(Code::POLICY_ENVIRONMENT, "/environment", detail, "plan for an environment of the key")
         .for_whom(WhoCanAct::Forbidden)
         .by_rule("BI-environment/1")
+}
+
+/// A check may do whatever a step may do, and has no way back.
+fn unknown_check(unknown: &Unknown) -> Finding {
+    let detail = format!("{} is run to look, and nobody knows that it only reads", unknown.argv.join(" "));
+    let hint = "look with a kind of check that is not a command, or with a command that the library knows to only read";
+    Finding::error(Code::POLICY_IRREVERSIBLE, &unknown.pointer, detail, hint)
+        .for_whom(WhoCanAct::Forbidden)
+        .by_rule("BI-unknown-check/1")
 }
 
 /// Every rule that refuses a step.

@@ -11,7 +11,7 @@ mod request;
 
 pub use approvals::{Counted, Vote, count};
 pub use builtin::BuiltIn;
-pub use request::{Outcome, Request, SiteFacts, StepFacts};
+pub use request::{Outcome, Request, SiteFacts, StepFacts, Unknown};
 
 use schemas::Digest;
 

@@ -30,6 +30,15 @@ pub struct StepFacts<'a> {
     pub writes: &'a [Resource],
 }
 
+/// A command of a check, a capture or `present` that may do anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// Where the plan names it.
+    pub pointer: String,
+    /// Its words.
+    pub argv: Vec<String>,
+}
+
 /// Everything that a decision may depend on.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
@@ -41,6 +50,8 @@ pub struct Request<'a> {
     pub agent_environments: &'a [String],
     /// The site.
     pub site: &'a SiteFacts,
+    /// Commands that run beside the steps to look, and are not known to only read.
+    pub unknown: Vec<Unknown>,
     /// The steps.
     pub steps: Vec<StepFacts<'a>>,
 }

@@ -20,6 +20,8 @@ pub struct Assessment {
     pub plan: Digest,
     /// When the world was looked at.
     pub taken: Timestamp,
+    /// The roots of the environment, as their symlinks led then: the run and its undo act beneath these and no others.
+    pub roots: Vec<String>,
     /// One entry per step, in the order of the plan.
     pub steps: Vec<StepAssessment>,
 }

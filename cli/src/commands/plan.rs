@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::commands::read_input;
 use crate::flow;
 use crate::home::{Home, write_durably};
+use crate::look;
 use crate::output::{Output, table};
 use crate::problem::Problem;
 
@@ -99,7 +100,7 @@ fn ready(path: &Path, home: &Home) -> Result<Ready, Problem> {
     let bytes = read_input(path, Limits::ENVELOPE_BYTES)?;
     let trust = if planner::is_envelope(&bytes) { Some(home.trust()?) } else { None };
     let read = flow::read_plan(&bytes, trust.as_ref().map(|trust| trust.document()))?;
-    let facts = Arc::new(home.site()?.facts(&read.plan.environment)?);
+    let facts = Arc::new(home.site()?.facts(&read.plan.environment, home.dir())?);
     let planned = flow::check(read.plan, &home.drivers()?, &facts)?;
     Ok(Ready { planned, digest: read.digest, signer: read.signer })
 }
@@ -168,7 +169,7 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
 
 fn show(path: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let ready = ready(path, home)?;
-    let assessment = flow::assess(&ready.planned, &home.drivers()?, ready.digest, None).map_err(|findings| {
+    let assessment = look::assess(&ready.planned, &home.drivers()?, ready.digest, None).map_err(|findings| {
         Problem::findings(ExitCode::Refused, "the plan could not be looked at", findings, "mend the plan or the world")
     })?;
     output.result(&assessment, || assessed(&ready.planned.plan, &assessment));
@@ -194,6 +195,12 @@ pub(crate) fn assessed(plan: &Plan, assessment: &Assessment) -> String {
         }
         step.notes.iter().for_each(|note| out.push_str(&format!("  note: {note}\n")));
         step.preview.lines().take(40).for_each(|line| out.push_str(&format!("    {line}\n")));
+        if let Some(hidden) = step.preview.lines().count().checked_sub(40).filter(|hidden| *hidden > 0) {
+            out.push_str(&format!("    … {hidden} more lines of the preview: --format json has them all\n"));
+        }
+    }
+    for check in &plan.checks {
+        out.push_str(&format!("\nat the end, check {} {}\n", check.uses, check.with.get()));
     }
     out
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use kernel::{Facts, Lowered, parameters};
-use library::{Capture, Library, Restore};
+use library::{Capture, Restore};
 use schemas::{Class, Code, Effectiveness, Finding, PlanStep, UndoCommand, WayBack};
 
 use super::params::Run;
+use super::words::{self, known};
 use crate::paths::{Place, place, place_or_finding};
 
 /// How a command is undone and observed, before anything is captured.
@@ -29,7 +30,7 @@ pub(super) struct Way {
 
 /// The way back of a command: from the plan if it declares one, else from the library.
 pub(super) fn way(params: &Run, undo: Option<&UndoCommand>) -> Way {
-    let found = Library::shipped().find(&params.argv);
+    let found = known(params);
     if let Some(undo) = undo {
         let of_plan = |capture: &schemas::Capture| Capture {
             name: capture.name.clone(),
@@ -45,6 +46,7 @@ pub(super) fn way(params: &Run, undo: Option<&UndoCommand>) -> Way {
         };
     }
     let Some(found) = found else { return Way { present: params.present.clone(), ..Way::default() } };
+    // The plan's own `present` says what to look at; what the library takes back does not depend on it.
     let own = if params.present.is_empty() { &found.entry.present } else { &params.present };
     Way {
         captures: found.entry.capture.clone(),
@@ -108,6 +110,9 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
     if !findings.is_empty() {
         return Err(findings);
     }
+    let captures = step.undo.iter().flat_map(|undo| &undo.capture).map(|capture| &capture.argv);
+    let looking = captures.chain((!params.present.is_empty()).then_some(&params.present));
+    let side = looking.map(|argv| words::side_command(argv, &cwd, facts)).collect();
     Ok(Lowered {
         reads: reads.iter().map(Place::resource).collect(),
         writes: writes.iter().map(Place::resource).collect(),
@@ -115,6 +120,7 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
         way_back,
         argv: params.argv,
         cwd: Some(cwd.display().to_string()),
+        side,
     })
 }
 
@@ -161,11 +167,22 @@ fn class_of(
         let how = format!("runs {}", undo.argv.join(" "));
         return Ok((Class::PartiallyReversible, WayBack { effectiveness: Effectiveness::Partial, how, entry: None }));
     }
-    let Some(found) = Library::shipped().find(&params.argv) else { return Ok((Class::Irreversible, nothing())) };
+    let Some(found) = known(params) else { return Ok((Class::Irreversible, nothing())) };
     let entry = found.entry;
+    words::lexical(&found, &params.argv, cwd, facts)?;
     if entry.restore == Restore::Snapshot {
         if writes.is_empty() {
             return Err(format!("{} changes files and the step declares no writes", entry.id));
+        }
+        if entry.targets.is_none() {
+            let whole = schemas::Resource::file(cwd.display().to_string());
+            if !writes.iter().any(|write| write.resource().contains(&whole)) {
+                return Err(format!(
+                    "{} may change all of {}, and the declared writes do not hold it",
+                    entry.id,
+                    cwd.display()
+                ));
+            }
         }
         let named = entry.targets.as_ref().and_then(|name| found.bindings.get(name));
         for target in named.into_iter().flatten() {

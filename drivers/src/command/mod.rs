@@ -8,13 +8,14 @@ mod params;
 pub(crate) mod process;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kernel::{
     AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Scope,
-    Sighting, StepSpec, Token, UndoError,
+    SideCommand, Sighting, StepSpec, Token, UndoError,
 };
 use schemas::{Change, ChangeKind, Check, Confidence, Finding, PlanStep, StepAssessment, schema_of_type};
 use serde::{Deserialize, Serialize};
@@ -260,6 +261,10 @@ impl Kind for Command {
         }
     }
 
+    fn commands_of(&self, check: &Check, facts: &Facts) -> Vec<SideCommand> {
+        words::of_check(check, facts)
+    }
+
     fn lower(&self, step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered, Vec<Finding>> {
         lower::lower(step, ix, facts)
     }
@@ -267,6 +272,7 @@ impl Kind for Command {
 
 impl Driver for Command {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
+        words::look_where_they_lead(step, &step.params()?)?;
         let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
         let fingerprints = if priors.is_empty() { look(step)? } else { BTreeMap::new() };
         let mut notes =
@@ -318,6 +324,7 @@ impl Driver for Command {
     ) -> Result<Output, DriverError> {
         token.spend_on_apply(step, scope)?;
         let params: Run = step.params()?;
+        words::look_where_they_lead(step, &params)?;
         let cwd = lower::cwd_of(&params, &step.facts).map_err(DriverError::Refused)?;
         process::run(&Program {
             argv: &params.argv,

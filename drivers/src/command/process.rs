@@ -25,6 +25,18 @@ const GRACE: Duration = Duration::from_millis(1_500);
 /// Parts of names whose values never reach a record.
 const SECRET_NAMES: [&str; 5] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "KEY"];
 
+/// What keeps git from running a program that a configuration names, or from taking a folder further up for its repository.
+const GIT_ENV: [(&str, &str); 8] = [
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_TERMINAL_PROMPT", "0"),
+    ("GIT_CONFIG_COUNT", "2"),
+    ("GIT_CONFIG_KEY_0", "core.fsmonitor"),
+    ("GIT_CONFIG_VALUE_0", "false"),
+    ("GIT_CONFIG_KEY_1", "core.hooksPath"),
+    ("GIT_CONFIG_VALUE_1", "/dev/null"),
+];
+
 /// What to run.
 pub(crate) struct Program<'a> {
     pub(crate) argv: &'a [String],
@@ -118,7 +130,9 @@ impl Running {
         let name = argv.next().ok_or_else(|| std::io::Error::other("no program"))?;
         let mut command = std::process::Command::new(name);
         command.args(argv).current_dir(program.cwd).process_group(0).env_clear();
-        command.env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", program.cwd).envs(program.env);
+        // A home of its own, or a file that a plan wrote would configure programs; git reads its repository's own alone.
+        let home = "/nonexistent";
+        command.env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", home).envs(GIT_ENV).envs(program.env);
         command.env(MARK, program.run);
         command.stdin(if program.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -330,6 +330,7 @@ impl Kind for Git {
             },
             argv: Vec::new(),
             cwd: None,
+            side: Vec::new(),
         })
     }
 }

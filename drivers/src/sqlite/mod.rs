@@ -354,6 +354,7 @@ impl Kind for Sqlite {
             },
             argv: Vec::new(),
             cwd: None,
+            side: Vec::new(),
         })
     }
 }

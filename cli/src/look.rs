@@ -1,0 +1,129 @@
+//! What a plan would do, as far as it can be seen before: the assessment, what it does not expect, and what runs beside it.
+
+use executor::Folded;
+use jiff::Timestamp;
+use kernel::{DriverSet, Facts};
+use planner::Planned;
+use schemas::{Assessment, Code, Confidence, Digest, Finding, Plan, StepAssessment};
+
+use crate::problem::chain;
+
+/// Looks at the world for every step, writing nothing.
+pub(crate) fn assess(
+    planned: &Planned,
+    drivers: &DriverSet,
+    digest: Digest,
+    corrects: Option<&Corrected>,
+) -> Result<Assessment, Vec<Finding>> {
+    let mut steps: Vec<StepAssessment> = Vec::with_capacity(planned.steps.len());
+    let mut findings = Vec::new();
+    for step in &planned.steps {
+        let Some(driver) = drivers.for_step(&step.uses) else { continue };
+        if let Some(kept) = corrects.and_then(|corrects| corrects.kept.get(&step.ix)) {
+            steps.push(kept.clone());
+            continue;
+        }
+        match driver.probe(step, &planned.priors(step.ix)) {
+            Ok(mut assessed) => {
+                assessed.class = assessed.class.max(step.lowered.class);
+                findings.extend(surprises(step, &assessed));
+                assessed.notes.extend(beside(step, drivers));
+                if let Some(corrects) = corrects {
+                    corrects.blur(step, &mut assessed);
+                }
+                steps.push(assessed);
+            }
+            Err(error) => {
+                let place = format!("/steps/{}", step.ix.0);
+                let hint = "the step could not be looked at: mend the plan or the world";
+                findings.push(Finding::error(Code::PROBE_FAILED, place, chain(&error), hint).of_step(&step.id));
+            }
+        }
+    }
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let roots = planned.facts.roots.iter().map(|root| root.display().to_string()).collect();
+    Ok(Assessment { plan: digest, taken: Timestamp::now(), roots, steps })
+}
+
+/// What runs beside a step to look, in words for whoever approves it.
+fn beside(step: &kernel::StepSpec, drivers: &DriverSet) -> Vec<String> {
+    let say = |side: kernel::SideCommand| {
+        let trust = if side.only_reads { "known to only read" } else { "NOT known to only read" };
+        format!("looks with {} ({trust})", side.argv.join(" "))
+    };
+    let mut notes: Vec<String> =
+        side_commands(&step.verify, drivers, &step.facts).chain(step.lowered.side.clone()).map(say).collect();
+    if let Some(undo) = &step.undo {
+        notes.push(format!("is undone with {}", undo.argv.join(" ")));
+    }
+    notes
+}
+
+fn side_commands<'a>(
+    checks: &'a [schemas::Check],
+    drivers: &'a DriverSet,
+    facts: &'a Facts,
+) -> impl Iterator<Item = kernel::SideCommand> + 'a {
+    checks
+        .iter()
+        .flat_map(|check| drivers.for_check(&check.uses).map_or(Vec::new(), |driver| driver.commands_of(check, facts)))
+}
+
+/// Every command of a plan that looks, and is not known to only read, with the place where the plan names it.
+pub(crate) fn unknown_commands(planned: &Planned, drivers: &DriverSet) -> Vec<policy::Unknown> {
+    let mut out = Vec::new();
+    let mut note = |pointer: String, side: kernel::SideCommand| {
+        if !side.only_reads {
+            out.push(policy::Unknown { pointer, argv: side.argv });
+        }
+    };
+    for step in &planned.steps {
+        let pointer = format!("/steps/{}", step.ix.0);
+        side_commands(&step.verify, drivers, &step.facts).for_each(|side| note(format!("{pointer}/verify"), side));
+        step.lowered.side.iter().for_each(|side| note(pointer.clone(), side.clone()));
+    }
+    side_commands(&planned.plan.checks, drivers, &planned.facts).for_each(|side| note("/checks".to_owned(), side));
+    out
+}
+
+/// What a step would do that its plan does not expect, where that could be seen whole.
+fn surprises(step: &kernel::StepSpec, assessed: &StepAssessment) -> Vec<Finding> {
+    if assessed.confidence != Confidence::Verified {
+        return Vec::new();
+    }
+    let finding = |text| {
+        let hint = "correct expect, or what the step does; backout plan show PLAN tells what it would change";
+        Finding::error(Code::EXPECTATION, format!("/steps/{}/expect", step.ix.0), text, hint).of_step(&step.id)
+    };
+    verifier::unexpected(step.expect.as_ref(), &assessed.changes).into_iter().map(finding).collect()
+}
+
+/// What a corrected plan finds of the run that it corrects.
+pub(crate) struct Corrected {
+    /// Assessments of the steps that stay, by their place in the corrected plan.
+    kept: std::collections::BTreeMap<kernel::StepIx, StepAssessment>,
+    /// What the steps that do not stay wrote: it is undone before the corrected plan goes on.
+    undone: Vec<schemas::Resource>,
+}
+
+impl Corrected {
+    pub(crate) fn of(folded: &Folded, old: &Plan, new: &Plan) -> Self {
+        let kept = verifier::keepable(&folded.run, &old.steps, &new.steps);
+        let stays = |ix: kernel::StepIx| kept.iter().any(|(old, _)| *old == ix);
+        let goes = folded.loaded.steps.iter().filter(|step| folded.run.state(step.ix).is_live() && !stays(step.ix));
+        let undone = goes.flat_map(|step| step.lowered.writes.clone()).collect();
+        let assessed = |(old, new): &verifier::Kept| Some((*new, folded.loaded.assessed.get(old.at())?.clone()));
+        Self { kept: kept.iter().filter_map(assessed).collect(), undone }
+    }
+
+    /// What is seen of a resource that is about to be undone is not what the step will find.
+    fn blur(&self, step: &kernel::StepSpec, assessed: &mut StepAssessment) {
+        let touched = step.lowered.writes.iter().chain(&step.lowered.reads);
+        if touched.into_iter().any(|resource| self.undone.iter().any(|undone| undone.overlaps(resource))) {
+            assessed.fingerprints.clear();
+            assessed.notes.push("acts on what is undone first, which could not be seen".to_owned());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What an agent, an operator or somebody in between tries, on the real program: nothing of it may end in a wrong claim.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tests::program::{Bench, Ran};
+
+fn plan(session: &str, steps: Value) -> Value {
+    json!({"session": session, "agent": "tester", "environment": "test", "intent": "attack", "steps": steps})
+}
+
+fn gate(bench: &Bench, plan: &Value) -> Ran {
+    let file = bench.sign("attack", plan);
+    bench.run(&["gate", file.to_str().unwrap()])
+}
+
+fn codes(ran: &Ran) -> Vec<String> {
+    let findings = ran.value["findings"].as_array().cloned().unwrap_or_default();
+    findings.iter().map(|finding| finding["code"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A file outside the roots that nothing may change.
+fn victim(bench: &Bench) -> PathBuf {
+    let path = bench.path("victim");
+    std::fs::write(&path, "untouched\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    path
+}
+
+fn is_untouched(bench: &Bench) -> bool {
+    let path = bench.path("victim");
+    std::fs::read_to_string(&path).unwrap() == "untouched\n"
+        && std::fs::metadata(&path).unwrap().permissions().mode() & 0o777 == 0o644
+}
+
+fn command(argv: Value, writes: Value) -> Value {
+    json!([{"id": "c", "uses": "command.run", "with": {"argv": argv, "writes": writes}}])
+}
+
+#[test]
+fn a_check_that_may_do_anything_is_refused_like_a_step() {
+    let bench = Bench::new();
+    let touch = json!(["sh", "-c", format!("echo pwned > {}", bench.path("pwned").display())]);
+    let step = json!({"id": "w", "uses": "file.write", "with": {"path": "x", "content": "1\n"}});
+    let check = json!([{"uses": "command.succeeds", "with": {"argv": touch}}]);
+    let mut at_the_end = plan("a", json!([step]));
+    at_the_end["checks"] = check.clone();
+    let mut verified = plan("b", json!([step]));
+    verified["steps"][0]["verify"] = check;
+    let present =
+        plan("c", json!([{"id": "p", "uses": "command.run", "with": {"argv": ["true"], "present": touch}}]));
+    for attack in [at_the_end, verified, present] {
+        let refused = gate(&bench, &attack);
+        assert_eq!((refused.code, codes(&refused)), (5, vec!["policy-irreversible".to_owned()]), "{refused:?}");
+    }
+    assert!(!bench.path("pwned").exists());
+}
+
+#[test]
+fn an_approver_sees_what_runs_beside_the_steps() {
+    let bench = Bench::new();
+    let root = bench.path("world").canonicalize().unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{root:?}]\nallow_irreversible = true\n"));
+    let mut asked = plan("a", json!([{"id": "w", "uses": "file.write", "with": {"path": "x", "content": "1\n"}}]));
+    asked["steps"][0]["verify"] = json!([{"uses": "command.succeeds", "with": {"argv": ["probe", "--deep"]}}]);
+    asked["checks"] = json!([{"uses": "command.succeeds", "with": {"argv": ["canary"]}}]);
+    let file = bench.sign("a", &asked);
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    assert_eq!((gated.code, gated.value["people"].as_u64()), (6, Some(2)), "{gated:?}");
+    let mut shown = bench.command(&["plan", "show", file.to_str().unwrap()]);
+    shown.args(["--format", "pretty"]);
+    let text = String::from_utf8(shown.output().unwrap().stdout).unwrap();
+    assert!(text.contains("probe --deep (NOT known to only read)") && text.contains("canary"), "{text}");
+}
+
+#[test]
+fn a_program_that_only_has_the_name_of_a_known_one_is_unknown() {
+    let bench = Bench::new();
+    let path = bench.path("world/cat");
+    std::fs::write(&path, "#!/bin/sh\ntouch /tmp/never\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = gate(&bench, &plan("a", command(json!([path, "x"]), json!([]))));
+    assert_eq!((refused.code, codes(&refused)), (5, vec!["policy-irreversible".to_owned()]));
+}
+
+#[test]
+fn words_of_known_commands_reach_neither_outside_nor_backouts_own_files() {
+    let bench = Bench::new();
+    let victim = victim(&bench);
+    let world = bench.path("world");
+    std::fs::write(world.join("f"), "x\n").unwrap();
+    std::fs::create_dir(world.join("repo")).unwrap();
+    std::fs::create_dir(world.join("repo/.git")).unwrap();
+    std::os::unix::fs::symlink(bench.path(""), world.join("out")).unwrap();
+    std::os::unix::fs::symlink(&victim, world.join("link")).unwrap();
+    let state = bench.path("state").canonicalize().unwrap();
+    let key = state.join("keys/root.key");
+    let words: [(Value, Value); 12] = [
+        (json!(["sed", "-i", format!("1e touch {}", bench.path("pwned").display()), "f"]), json!(["f"])),
+        (json!(["sed", "-i", format!("w {}", victim.display()), "f"]), json!(["f"])),
+        (json!(["rm", "out/victim"]), json!(["out"])),
+        (json!(["chmod", "777", "link"]), json!(["link"])),
+        (json!(["truncate", "-s", "0", "link"]), json!(["link"])),
+        (json!(["cp", key, "f"]), json!(["f"])),
+        (json!(["cp", victim, "f"]), json!(["f"])),
+        (json!(["cat", key]), json!([])),
+        (json!(["cat", "out/state/keys/root.key"]), json!([])),
+        (json!(["grep", "-r", "PRIVATE", ".."]), json!([])),
+        (json!(["sed", "-i", "s/a/b/", "repo/.git/config"]), json!(["repo"])),
+        (json!(["git", "clean", "-fdx"]), json!(["f"])),
+    ];
+    for (argv, writes) in words {
+        let outcome = gate(&bench, &plan("a", command(argv.clone(), writes)));
+        assert!(matches!(outcome.code, 2 | 5), "{argv}: {outcome:?}");
+    }
+    let env = json!([{"id": "c", "uses": "command.run", "with": {"argv": ["git", "status"], "cwd": "repo",
+        "env": {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.fsmonitor", "GIT_CONFIG_VALUE_0": "touch"}}}]);
+    assert_eq!(gate(&bench, &plan("a", env)).code, 5);
+    let cwd = json!([{"id": "c", "uses": "command.run", "with": {"argv": ["rm", "victim"], "cwd": "out", "writes": ["out"]}}]);
+    assert_eq!(gate(&bench, &plan("a", cwd)).code, 5);
+    assert!(is_untouched(&bench) && !bench.path("pwned").exists());
+}
+
+#[test]
+fn a_link_that_is_put_under_a_known_command_after_the_gate_is_not_followed() {
+    let bench = Bench::new();
+    victim(&bench);
+    std::fs::create_dir(bench.path("world/d")).unwrap();
+    std::fs::write(bench.path("world/d/victim"), "x\n").unwrap();
+    let manifest = bench.gated("a", &plan("a", command(json!(["truncate", "-s", "0", "d/victim"]), json!(["d"]))));
+    std::fs::remove_dir_all(bench.path("world/d")).unwrap();
+    std::os::unix::fs::symlink(bench.path(""), bench.path("world/d")).unwrap();
+    let ran = bench.run(&["run", &manifest]);
+    assert!(matches!(ran.code, 4 | 7), "{ran:?}");
+    assert!(is_untouched(&bench));
+}
+
+/// A deployment that switches a root by a symlink.
+fn switched() -> Bench {
+    let bench = Bench::new();
+    for release in ["r5", "r6"] {
+        std::fs::create_dir(bench.path(release)).unwrap();
+        let db = rusqlite::Connection::open(bench.path(release).join("app.db")).unwrap();
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 1);").unwrap();
+    }
+    std::os::unix::fs::symlink("r5", bench.path("current")).unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{:?}]\n", bench.path("current")));
+    bench
+}
+
+fn value(bench: &Bench, release: &str) -> i64 {
+    let db = rusqlite::Connection::open(bench.path(release).join("app.db")).unwrap();
+    db.query_row("SELECT v FROM t", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn an_undo_acts_where_the_run_acted_wherever_a_root_leads_now() {
+    let bench = switched();
+    let step = json!([{"id": "s", "uses": "sqlite.execute", "with": {"database": "app.db", "statements": ["UPDATE t SET v = 2"]}}]);
+    let manifest = bench.gated("a", &plan("a", step.clone()));
+    assert_eq!(bench.run(&["run", &manifest]).code, 0);
+    let approved = bench.gated("b", &plan("b", step));
+    std::fs::remove_file(bench.path("current")).unwrap();
+    std::os::unix::fs::symlink("r6", bench.path("current")).unwrap();
+    assert_eq!(bench.run(&["run", &approved]).code, 7, "what was approved was approved for the other release");
+    let db = rusqlite::Connection::open(bench.path("r6/app.db")).unwrap();
+    db.execute("UPDATE t SET v = 2", []).unwrap();
+    drop(db);
+    let undone = bench.run(&["undo", "a"]);
+    assert_eq!(undone.value["end"], "rolled_back", "{undone:?}");
+    assert_eq!((value(&bench, "r5"), value(&bench, "r6")), (1, 2));
+}
