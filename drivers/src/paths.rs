@@ -47,6 +47,10 @@ pub(crate) fn place(path: &str, facts: &Facts) -> Result<Place, String> {
             Limits::NAME_BYTES
         ));
     }
+    if let Some(own) = path.iter().find(|part| is_not_a_plans(&part.to_string_lossy())) {
+        let why = if own == ".git" { "only the kind git changes" } else { "backout names its own files by" };
+        return Err(format!("{} has the part {}, which {why}", path.display(), own.display()));
+    }
     let absolute = match (path.is_absolute(), facts.roots.first()) {
         (true, _) => path.to_owned(),
         (false, Some(root)) => root.join(path),
@@ -57,6 +61,11 @@ pub(crate) fn place(path: &str, facts: &Facts) -> Result<Place, String> {
         Some((root, relative)) => Ok(Place { root: root.clone(), relative: relative.components().collect() }),
         None => Err(format!("{} is outside the roots of environment {}", absolute.display(), facts.environment)),
     }
+}
+
+/// Names that no plan may use: what configures git may run programs, and what is not yet a file is no file.
+fn is_not_a_plans(name: &str) -> bool {
+    name == ".git" || name.starts_with(".backout-tmp-")
 }
 
 /// [`place`] for lowering: what is wrong becomes a finding at `pointer`.
@@ -104,9 +113,20 @@ mod tests {
     #[test]
     fn paths_that_leave_or_hide_are_refused() {
         let long = "x".repeat(300);
-        for bad in
-            ["", "/etc/passwd", "../x", "a/../../x", "/srv/app/../x", "/srv/application", "./x", "a/./b", "a\0b", &long]
-        {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            "/srv/app/../x",
+            "/srv/application",
+            "./x",
+            "a/./b",
+            "a\0b",
+            "repo/.git/config",
+            "x/.backout-tmp-run-1",
+            &long,
+        ] {
             assert!(place(bad, &facts()).is_err(), "{bad}");
         }
     }

@@ -56,13 +56,25 @@ impl Resource {
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self.scheme == "file", other.scheme == "file") {
             (true, true) => is_within(&self.path, &other.path) || is_within(&other.path, &self.path),
-            (true, false) => is_within(&other.path, &self.path),
-            (false, true) => is_within(&self.path, &other.path),
+            (true, false) => other.is_reached_by_file(&self.path),
+            (false, true) => self.is_reached_by_file(&other.path),
             (false, false) => {
                 let same_part = self.part.is_none() || other.part.is_none() || self.part == other.part;
                 self.scheme == other.scheme && self.path == other.path && same_part
             }
         }
+    }
+
+    /// Whether a file or folder holds this resource, or is a part of how it is stored.
+    fn is_reached_by_file(&self, file: &str) -> bool {
+        let beneath = |folder: &str| is_within(file, &format!("{}/{folder}", self.path));
+        is_within(&self.path, file)
+            || match self.scheme.as_str() {
+                "sqlite" => ["-wal", "-shm", "-journal"].iter().any(|end| file == format!("{}{end}", self.path)),
+                // The folder of a work tree, and what a bare repository has in its place.
+                "git" => [".git", "objects", "refs", "packed-refs", "HEAD", "config"].into_iter().any(beneath),
+                _ => false,
+            }
     }
 
     /// Whether everything of `inner` is in this one.
@@ -80,11 +92,17 @@ fn is_within(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// A path in which no `#` stands, so that the first one begins the part.
+fn escaped(path: &str) -> String {
+    path.replace('%', "%25").replace('#', "%23")
+}
+
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.part {
-            Some(part) => write!(f, "{}:{}#{part}", self.scheme, self.path),
-            None => write!(f, "{}:{}", self.scheme, self.path),
+            _ if self.scheme == "file" => write!(f, "file:{}", self.path),
+            Some(part) => write!(f, "{}:{}#{part}", self.scheme, escaped(&self.path)),
+            None => write!(f, "{}:{}", self.scheme, escaped(&self.path)),
         }
     }
 }
@@ -104,7 +122,8 @@ impl FromStr for Resource {
             Some((path, part)) if scheme != "file" => (path, Some(part.to_owned())),
             _ => (rest, None),
         };
-        Ok(Self { scheme: scheme.to_owned(), path: path.to_owned(), part })
+        let path = if scheme == "file" { path.to_owned() } else { path.replace("%23", "#").replace("%25", "%") };
+        Ok(Self { scheme: scheme.to_owned(), path, part })
     }
 }
 
@@ -151,10 +170,15 @@ mod tests {
         assert!(overlaps("file:/srv", "sqlite:/srv/app.db#a"));
         assert!(overlaps("file:/srv/app.db", "sqlite:/srv/app.db#a"));
         assert!(!overlaps("file:/srv/app.db/x", "sqlite:/srv/app.db#a"));
+        assert!(overlaps("file:/srv/app.db-journal", "sqlite:/srv/app.db"));
+        assert!(overlaps("file:/srv/repo/.git/refs/heads/x", "git:/srv/repo#refs/heads/x"));
+        assert!(!overlaps("file:/srv/repo/main.py", "git:/srv/repo#refs/heads/x"));
     }
 
     #[test]
     fn a_resource_survives_being_written_and_read() {
+        let odd = Resource::part("sqlite", "/a#1%/b.db", "t");
+        assert_eq!(odd.to_string().parse::<Resource>().unwrap(), odd);
         for text in ["file:/a#b", "git:/r#refs/heads/x", "k8s:ns/deploy/x"] {
             assert_eq!(text.parse::<Resource>().unwrap().to_string(), text);
         }

@@ -49,8 +49,7 @@ fn a_check_that_may_do_anything_is_refused_like_a_step() {
     at_the_end["checks"] = check.clone();
     let mut verified = plan("b", json!([step]));
     verified["steps"][0]["verify"] = check;
-    let present =
-        plan("c", json!([{"id": "p", "uses": "command.run", "with": {"argv": ["true"], "present": touch}}]));
+    let present = plan("c", json!([{"id": "p", "uses": "command.run", "with": {"argv": ["true"], "present": touch}}]));
     for attack in [at_the_end, verified, present] {
         let refused = gate(&bench, &attack);
         assert_eq!((refused.code, codes(&refused)), (5, vec!["policy-irreversible".to_owned()]), "{refused:?}");

@@ -150,7 +150,7 @@ impl Driver for File {
         token.spend_on_apply(step, scope)?;
         let before: Before = before.data()?;
         let (root, tree, now) = self.look(&before)?;
-        if let Some(foreign) = survey(&before, &tree, &now).foreign.first() {
+        if let Some(foreign) = survey(&before, &tree, &now, &scope.run).foreign.first() {
             return Err(DriverError::Stale(format!("{} changed since it was captured", foreign.resource)));
         }
         let goals = io::goals(step, &before.root, &tree, &|path| self.stored(&before.snapshot, path))?;
@@ -158,13 +158,13 @@ impl Driver for File {
         Ok(Output::default())
     }
 
-    fn observe(&self, _step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, _scope: &Scope) -> Sighting {
+    fn observe(&self, _step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting {
         let looked = before.data::<Before>().and_then(|data| Ok((self.look(&data)?, data)));
         let ((_, tree, now), before) = match looked {
             Ok(looked) => looked,
             Err(error) => return Sighting::Unclear { detail: kernel_detail(&error) },
         };
-        survey(&before, &tree, &now).sighting(claim)
+        survey(&before, &tree, &now, &scope.run).sighting(claim)
     }
 
     fn undo(
@@ -178,7 +178,7 @@ impl Driver for File {
         token.spend_on_undo(step, scope).map_err(DriverError::from)?;
         let before: Before = before.data()?;
         let (root, tree, now) = self.look(&before)?;
-        let survey = survey(&before, &tree, &now);
+        let survey = survey(&before, &tree, &now, &scope.run);
         let mut conflicts = survey.foreign;
         if let Some(after) = after {
             let left: After = after.data()?;
@@ -250,7 +250,8 @@ impl Survey {
     }
 }
 
-fn survey(before: &Before, tree: &Tree, now: &Tree) -> Survey {
+fn survey(before: &Before, tree: &Tree, now: &Tree, run: &str) -> Survey {
+    let own = snapshots::temporary_prefix(run);
     let mut out =
         Survey { as_before: true, as_meant: true, after: BTreeMap::new(), changes: Vec::new(), foreign: Vec::new() };
     let absent = |path: &Path| io::gone(path.to_owned());
@@ -259,7 +260,7 @@ fn survey(before: &Before, tree: &Tree, now: &Tree) -> Survey {
     for path in names {
         let was = tree.get(path).cloned().unwrap_or_else(|| absent(path));
         let is = now.get(path).cloned().unwrap_or_else(|| absent(path));
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".backout-tmp-")) {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&own)) {
             continue;
         }
         let meant = before.meant.get(&key(path)).cloned().unwrap_or_else(|| was.content_fingerprint());

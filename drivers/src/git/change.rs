@@ -7,6 +7,7 @@ use kernel::{DriverError, StepSpec};
 use serde::{Deserialize, Serialize};
 
 use super::params::{Commit, DeleteRef, Merge, Push, Revert, SetRef};
+use super::place::{self, Held};
 use super::remote;
 
 /// One ref, here or at a remote. Ids are in hex.
@@ -57,7 +58,7 @@ pub(super) fn work_out(step: &StepSpec, repo: &Repository, time_s: i64) -> Resul
 }
 
 /// Full name and commit of the branch that is checked out; `None` for one without commits.
-fn head(repo: &Repository) -> Result<(String, Option<Oid>), DriverError> {
+pub(super) fn head(repo: &Repository) -> Result<(String, Option<Oid>), DriverError> {
     let head = repo.find_reference("HEAD").map_err(failed("read HEAD"))?;
     let name = head.symbolic_target().ok().flatten().map(str::to_owned);
     let Some(name) = name else { return Err(DriverError::Refused("HEAD is detached: check a branch out".to_owned())) };
@@ -109,26 +110,16 @@ fn commit(params: &Commit, repo: &Repository, time_s: i64) -> Result<GitChange, 
 
 /// Puts a file of the work tree into an index that is not the repository's own.
 fn stage(repo: &Repository, workdir: &Path, index: &mut Index, path: &Path) -> Result<(), DriverError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    if !snapshots::is_plain_relative(path) || path.starts_with(".git") {
+    let own = path.components().any(|part| part.as_os_str() == ".git");
+    if !snapshots::is_plain_relative(path) || own {
         return Err(DriverError::Refused(format!("{} is not a path in the work tree", path.display())));
     }
-    let full = workdir.join(path);
-    let io = |error| DriverError::io(format!("cannot read {}", full.display()), error);
-    let meta = match std::fs::symlink_metadata(&full) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return index.remove_path(path).map_err(failed("remove a file from the index"));
+    let (bytes, mode) = match place::held(workdir, path)? {
+        Held::Nothing => return index.remove_path(path).map_err(failed("remove a file from the index")),
+        Held::Blob(bytes, mode) => (bytes, mode),
+        Held::Other => {
+            return Err(DriverError::Refused(format!("{} is neither a file nor a symlink", path.display())));
         }
-        other => other.map_err(io)?,
-    };
-    let (bytes, mode) = if meta.is_symlink() {
-        use std::os::unix::ffi::OsStrExt as _;
-        (std::fs::read_link(&full).map_err(io)?.as_os_str().as_bytes().to_vec(), 0o120_000)
-    } else if meta.is_file() {
-        let executable = meta.permissions().mode() & 0o111 != 0;
-        (std::fs::read(&full).map_err(io)?, if executable { 0o100_755 } else { 0o100_644 })
-    } else {
-        return Err(DriverError::Refused(format!("{} is neither a file nor a symlink", path.display())));
     };
     let id = repo.blob(&bytes).map_err(failed("store a file"))?;
     index.add(&entry(path, id, mode)).map_err(failed("add a file to the index"))
@@ -242,7 +233,11 @@ fn delete_ref(params: &DeleteRef, repo: &Repository, prefix: &str) -> Result<Git
 
 fn refuse_checked_out(repo: &Repository, name: &str) -> Result<(), DriverError> {
     let is_head = !repo.is_bare() && head(repo).is_ok_and(|(head, _)| head == name);
-    if is_head { Err(DriverError::Refused(format!("{name} is checked out"))) } else { Ok(()) }
+    if is_head || place::is_checked_out_elsewhere(repo, name) {
+        Err(DriverError::Refused(format!("{name} is checked out")))
+    } else {
+        Ok(())
+    }
 }
 
 fn full_name(prefix: &str, short: &str) -> Result<String, DriverError> {

@@ -5,6 +5,7 @@
 
 mod change;
 mod params;
+mod place;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use snapshots::{Root, SnapshotRef, Store, restore, scan};
 
 use self::change::{GitChange, RefMove, failed, resolve, work_out};
 use self::params::{Commit, DeleteRef, Merge, Push, RefCheck, Revert, SetRef};
+use self::place::{in_workdir, open};
 use crate::file::kernel_detail;
 use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
 use crate::paths::{place_or_finding, placed, snapshot_failed};
@@ -45,6 +47,9 @@ struct Before {
     change: GitChange,
     /// Index file and files of the work tree, where they follow.
     files: Option<Files>,
+    /// The reflog of a ref that goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reflog: Option<SnapshotRef>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,11 +104,6 @@ fn target(step: &PlanStep, ix: usize) -> Result<(String, Option<String>), Vec<Fi
             (params.repo, Some(format!("refs/{folder}/{}", params.name)))
         }
     })
-}
-
-fn open(path: &Path) -> Result<Repository, DriverError> {
-    let flags = git2::RepositoryOpenFlags::NO_SEARCH;
-    Repository::open_ext(path, flags, std::iter::empty::<&Path>()).map_err(failed(&format!("open {}", path.display())))
 }
 
 /// A repository whose new objects stay in memory.
@@ -172,10 +172,14 @@ impl Before {
         open(&self.repo)
     }
 
+    fn part(&self, part: &str) -> String {
+        Resource::part("git", self.repo.display().to_string(), part).to_string()
+    }
+
     fn uri(&self, moved: &RefMove) -> String {
         match &moved.remote {
-            Some(remote) => format!("git:{}#remotes/{remote}/{}", self.repo.display(), moved.name),
-            None => format!("git:{}#{}", self.repo.display(), moved.name),
+            Some(remote) => self.part(&format!("remotes/{remote}/{}", moved.name)),
+            None => self.part(&moved.name),
         }
     }
 
@@ -194,8 +198,12 @@ impl Before {
             let found = read_ref(repo, moved)?;
             note(self.uri(moved), text(&moved.before), text(&moved.after), text(&found));
         }
-        if let Some(files) = &self.files {
-            let resource = format!("git:{}#index", self.repo.display());
+        if let (Some(files), Some(branch)) = (&self.files, self.change.refs.first()) {
+            // Index and files are those of the branch that was checked out.
+            let resource = self.part("HEAD");
+            let found = change::head(repo).map_or_else(|_| "detached".to_owned(), |(name, _)| name);
+            note(resource, branch.name.clone(), branch.name.clone(), found);
+            let resource = self.part("index");
             note(resource, files.index_before.clone(), files.index_meant.clone(), index_digest(repo)?);
         }
         if let (true, Some((old, new))) = (self.change.checkout, &self.change.trees) {
@@ -220,8 +228,14 @@ fn standing(before: &str, left: &str, found: &str) -> Standing {
 fn read_ref(repo: &Repository, moved: &RefMove) -> Result<Option<String>, DriverError> {
     let found = match &moved.remote {
         Some(remote) => remote::read(repo, remote, &moved.name)?,
-        None => match repo.refname_to_id(&moved.name) {
-            Ok(oid) => Some(oid),
+        None => match repo.find_reference(&moved.name) {
+            Ok(found) => match found.target() {
+                Some(oid) => Some(oid),
+                None => {
+                    let text = format!("{} stands for another ref: name that one", moved.name);
+                    return Err(DriverError::Refused(text));
+                }
+            },
             Err(error) if error.code() == git2::ErrorCode::NotFound => None,
             Err(error) => return Err(failed(&format!("read {}", moved.name))(error)),
         },
@@ -232,24 +246,6 @@ fn read_ref(repo: &Repository, moved: &RefMove) -> Result<Option<String>, Driver
 fn in_tree(repo: &Repository, tree: &str, path: &Path) -> Result<String, DriverError> {
     let tree = Oid::from_str(tree).and_then(|oid| repo.find_tree(oid)).map_err(failed("read a tree"))?;
     Ok(tree.get_path(path).map_or("absent".to_owned(), |found| format!("{} {:o}", found.id(), found.filemode())))
-}
-
-fn in_workdir(repo: &Repository, path: &Path) -> Result<String, DriverError> {
-    use std::os::unix::ffi::OsStrExt as _;
-    use std::os::unix::fs::PermissionsExt as _;
-    let full = repo.workdir().unwrap_or(Path::new("/")).join(path);
-    let Ok(meta) = std::fs::symlink_metadata(&full) else { return Ok("absent".to_owned()) };
-    let hash = |bytes: &[u8]| Oid::hash_object(git2::ObjectType::Blob, bytes).map_err(failed("hash a file"));
-    let io = |error| DriverError::io(format!("cannot read {}", full.display()), error);
-    if meta.is_symlink() {
-        let target = std::fs::read_link(&full).map_err(io)?;
-        return Ok(format!("{} 120000", hash(target.as_os_str().as_bytes())?));
-    }
-    if !meta.is_file() {
-        return Ok("a folder".to_owned());
-    }
-    let mode = if meta.permissions().mode() & 0o111 != 0 { "100755" } else { "100644" };
-    Ok(format!("{} {mode}", hash(&std::fs::read(&full).map_err(io)?)?))
 }
 
 impl Kind for Git {
@@ -354,7 +350,7 @@ impl Driver for Git {
         }
         // The time of a commit is fixed when the step is prepared; here only what it would hold counts.
         let change = work_out(step, &repo, 0)?;
-        let before = Before { repo: path, time_s: 0, change, files: None };
+        let before = Before { repo: path, time_s: 0, change, files: None, reflog: None };
         for moved in &before.change.refs {
             let kind = match (&moved.before, &moved.after) {
                 (None, _) => ChangeKind::Created,
@@ -384,7 +380,10 @@ impl Driver for Git {
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs() as i64);
         let change = work_out(step, &repo, now)?;
-        let mut before = Before { repo: path, time_s: now, change, files: None };
+        let gone = change.refs.iter().find(|moved| moved.remote.is_none() && moved.after.is_none());
+        let reflog = gone.and_then(|moved| place::reflog(&repo, &moved.name));
+        let reflog = reflog.map(|bytes| self.store.put(&bytes)).transpose().map_err(snapshot_failed)?;
+        let mut before = Before { repo: path, time_s: now, change, files: None, reflog };
         if before.change.trees.is_some() {
             before.files = Some(self.capture(&repo, &before.change)?);
         }
@@ -479,6 +478,9 @@ impl Driver for Git {
         for moved in before.change.refs.iter().rev() {
             move_ref(&repo, moved, &moved.after, &moved.before, &scope.run)?;
         }
+        if let (Some(reference), Some(moved)) = (&before.reflog, before.change.refs.first()) {
+            place::put_reflog(&repo, &moved.name, &self.store.blob(reference).map_err(snapshot_failed)?)?;
+        }
         if let Some(files) = &before.files {
             let root = Root::open(&files.root).map_err(snapshot_failed)?;
             let was = self.store.tree(&files.snapshot).map_err(snapshot_failed)?;
@@ -486,6 +488,7 @@ impl Driver for Git {
             restore(&self.store, &root, &files.paths, &files.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
             put_back(&root, &files.folders)?;
         }
+        forget_objects(step, &before, &repo, scope)?;
         Ok(())
     }
 
@@ -543,7 +546,7 @@ fn before_making(before: &Before, repo: &Repository) -> Result<(Vec<Standing>, V
         index_before: files.index_before.clone(),
         index_meant: files.index_meant.clone(),
     });
-    Before { repo: before.repo.clone(), time_s: before.time_s, change, files }.standings(repo)
+    Before { repo: before.repo.clone(), time_s: before.time_s, change, files, reflog: None }.standings(repo)
 }
 
 impl Git {
@@ -595,6 +598,17 @@ fn keep_objects(step: &StepSpec, before: &Before, repo: &Repository, scope: &Sco
     Ok(())
 }
 
+/// Once everything is back, the refs that kept the way back open go too.
+fn forget_objects(step: &StepSpec, before: &Before, repo: &Repository, scope: &Scope) -> Result<(), DriverError> {
+    for number in 0..before.change.refs.len() {
+        let keep = format!("refs/backout/{}/{}/{number}", scope.run, step.id);
+        if let Ok(mut reference) = repo.find_reference(&keep) {
+            reference.delete().map_err(failed("forget what was kept"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Moves a ref by compare-and-swap; one that is there already is left alone.
 fn move_ref(
     repo: &Repository,
@@ -635,15 +649,7 @@ fn checkout(repo: &Repository, change: &GitChange) -> Result<(), DriverError> {
     // A forced checkout of a tree leaves files that the tree does not have.
     let workdir = repo.workdir().unwrap_or(Path::new("/"));
     let tree = tree.peel_to_tree().map_err(failed("read a tree"))?;
-    for path in change.files.iter().filter(|path| tree.get_path(path).is_err()) {
-        match std::fs::remove_file(workdir.join(path)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(DriverError::io(format!("cannot remove {}", path.display()), error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    change.files.iter().filter(|path| tree.get_path(path).is_err()).try_for_each(|path| place::remove(workdir, path))
 }
 
 fn preview(repo: &Repository, change: &GitChange) -> String {

@@ -8,9 +8,25 @@ use kernel::{Cancel, DriverError};
 use crate::command::process::{Program, run};
 
 const TIMEOUT_MS: u64 = 120_000;
+/// Not what `remote.NAME.uploadpack` of the repository says, which may be any program.
+const UPLOAD: &str = "--upload-pack=git-upload-pack";
 
 fn git(repo: &Repository, words: &[&str]) -> Result<String, DriverError> {
-    let fixed = ["git", "-c", "core.hooksPath=/dev/null", "-c", "credential.helper=", "-c", "protocol.ext.allow=never"];
+    let fixed = [
+        "git",
+        "-c",
+        "core.hooksPath=/dev/null",
+        "-c",
+        "credential.helper=",
+        "-c",
+        "protocol.ext.allow=never",
+        "-c",
+        "core.sshCommand=ssh",
+        "-c",
+        "core.gitProxy=",
+        "-c",
+        "core.fsmonitor=false",
+    ];
     let argv: Vec<String> = fixed.iter().chain(words).map(|word| (*word).to_owned()).collect();
     let env = BTreeMap::from([
         ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".to_owned()),
@@ -47,7 +63,7 @@ fn checked(remote: &str) -> Result<&str, DriverError> {
 
 /// Where a ref of the remote points; `None` if it is not there.
 pub(super) fn read(repo: &Repository, remote: &str, name: &str) -> Result<Option<Oid>, DriverError> {
-    let text = git(repo, &["ls-remote", checked(remote)?, name])?;
+    let text = git(repo, &["ls-remote", UPLOAD, checked(remote)?, name])?;
     let line = text.lines().find_map(|line| line.split_once('\t').filter(|(_, found)| *found == name));
     match line {
         None => Ok(None),
@@ -65,10 +81,14 @@ pub(super) fn push(
 ) -> Result<(), DriverError> {
     let lease = format!("--force-with-lease={name}:{}", before.unwrap_or(""));
     let refspec = format!("{}:{name}", after.unwrap_or(""));
-    git(repo, &["push", "--porcelain", "--no-verify", &lease, checked(remote)?, &refspec]).map(|_| ())
+    git(
+        repo,
+        &["push", "--porcelain", "--no-verify", "--receive-pack=git-receive-pack", &lease, checked(remote)?, &refspec],
+    )
+    .map(|_| ())
 }
 
 /// Fetches a commit of the remote that is not here, under a ref that keeps it.
 pub(super) fn fetch(repo: &Repository, remote: &str, name: &str, keep: &str) -> Result<(), DriverError> {
-    git(repo, &["fetch", "--no-tags", checked(remote)?, &format!("+{name}:{keep}")]).map(|_| ())
+    git(repo, &["fetch", "--no-tags", UPLOAD, checked(remote)?, &format!("+{name}:{keep}")]).map(|_| ())
 }

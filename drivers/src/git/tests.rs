@@ -139,3 +139,99 @@ fn a_remote_that_is_named_by_a_relative_path_is_reached() {
     let step = world.step("git.push", json!({"repo": "app", "remote": "origin", "branch": "side"}));
     keeps_the_laws(&world, &step, &state);
 }
+
+/// Whether a step on this world is refused when it is looked at.
+fn is_refused(world: &World, operation: &str, with: serde_json::Value) -> bool {
+    let step = || world.step(&format!("git.{operation}"), with.clone());
+    let quiet = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
+    quiet.is_err()
+}
+
+#[test]
+fn a_repository_that_leads_out_of_its_place_is_refused() {
+    let branch = |repo: &str| json!({"repo": repo, "name": "side"});
+    let world = world();
+    let outside = tempfile::tempdir().unwrap();
+    let config = |world: &World| Repository::open(world.at("app")).unwrap().config().unwrap();
+    config(&world).set_str("core.worktree", outside.path().to_str().unwrap()).unwrap();
+    assert!(is_refused(&world, "branch_delete", branch("app")), "core.worktree");
+    config(&world).remove("core.worktree").unwrap();
+    std::os::unix::fs::symlink("app", world.at("link")).unwrap();
+    assert!(is_refused(&world, "branch_delete", branch("link")), "a symlink");
+    fs::create_dir(world.at("other")).unwrap();
+    fs::write(world.at("other/.git"), format!("gitdir: {}\n", world.at("app/.git").display())).unwrap();
+    assert!(is_refused(&world, "branch_delete", branch("other")), "a .git file");
+    assert!(!is_refused(&world, "branch_delete", branch("app")));
+}
+
+#[test]
+fn a_commit_never_reads_through_a_symlink() {
+    let world = world();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "secret\n").unwrap();
+    std::os::unix::fs::symlink(outside.path(), world.at("app/link")).unwrap();
+    assert!(is_refused(&world, "commit", json!({"repo": "app", "paths": ["link/secret"], "message": "x"})));
+    assert!(is_refused(&world, "commit", json!({"repo": "app", "paths": ["sub/.git/config"], "message": "x"})));
+}
+
+#[test]
+fn a_program_that_the_configuration_names_for_a_remote_is_never_run() {
+    let world = world();
+    let touched = world.at("touched");
+    let text = format!("touch {}; git-upload-pack", touched.display());
+    let mut config = Repository::open(world.at("app")).unwrap().config().unwrap();
+    for key in ["remote.origin.uploadpack", "remote.origin.receivepack", "core.sshCommand", "core.fsmonitor"] {
+        config.set_str(key, &text).unwrap();
+    }
+    let step = world.step("git.push", json!({"repo": "app", "remote": "origin", "branch": "side"}));
+    keeps_the_laws(&world, &step, &state);
+    assert!(!touched.exists());
+}
+
+#[test]
+fn an_undo_on_another_branch_than_the_one_it_changed_refuses() {
+    let world = world();
+    let repo = Repository::open(world.at("app")).unwrap();
+    repo.checkout_head(Some(git2::build::CheckoutBuilder::new().force())).unwrap();
+    let step = world.step("git.merge", json!({"repo": "app", "from": "side"}));
+    let switch = |world: &World| {
+        let repo = Repository::open(world.at("app")).unwrap();
+        let head = repo.head().unwrap().peel_to_commit().unwrap();
+        repo.branch("feature", &head, false).unwrap();
+        repo.set_head("refs/heads/feature").unwrap();
+    };
+    does_not_clobber(&world, &step, &switch, &state);
+}
+
+#[test]
+fn a_branch_that_was_deleted_comes_back_with_its_reflog_and_nothing_of_ours_stays() {
+    let world = world();
+    let log = world.at("app/.git/logs/refs/heads/side");
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
+    let zero = "0".repeat(40);
+    let tip = Repository::open(world.at("app")).unwrap().refname_to_id("refs/heads/side").unwrap();
+    fs::write(&log, format!("{zero} {tip} t <t@localhost> 1 +0000\tthe only trace\n")).unwrap();
+    let kept = fs::read(&log).unwrap();
+    let step = world.step("git.branch_delete", json!({"repo": "app", "name": "side"}));
+    keeps_the_laws(&world, &step, &state);
+    assert_eq!(fs::read(&log).unwrap(), kept);
+    let repo = Repository::open(world.at("app")).unwrap();
+    let ours = repo.references_glob("refs/backout/*").unwrap().count();
+    assert_eq!(ours, 0);
+}
+
+#[test]
+fn refs_that_stand_for_others_or_are_checked_out_elsewhere_are_refused() {
+    let world = world();
+    let repo = Repository::open(world.at("app")).unwrap();
+    repo.reference_symbolic("refs/heads/alias", "refs/heads/side", false, "x").unwrap();
+    let step = world.step("git.branch_delete", json!({"repo": "app", "name": "alias"}));
+    assert!(world.driver(&step).prepare(&step, world.scope()).is_err());
+    repo.worktree(
+        "linked",
+        &world.at("linked"),
+        Some(git2::WorktreeAddOptions::new().reference(Some(&repo.find_reference("refs/heads/side").unwrap()))),
+    )
+    .unwrap();
+    assert!(is_refused(&world, "branch_delete", json!({"repo": "app", "name": "side"})));
+}

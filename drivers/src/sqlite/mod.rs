@@ -143,7 +143,7 @@ impl Sqlite {
         let path = database(step)?.absolute();
         let note = self.note(step, scope)?;
         let changes = self.rows_of(before, note.as_ref())?;
-        let resource = format!("sqlite:{}", path.display());
+        let resource = uri(&path, None);
         match &before.image {
             Image::Rows(_) => {
                 see_rows(db, &changes, &resource).map_err(failed("read", &path)).map(|seen| (seen, changes))
@@ -172,7 +172,7 @@ impl Sqlite {
         let mut out: Vec<Change> = counts(changes)
             .into_iter()
             .map(|(table, rows)| Change {
-                resource: format!("sqlite:{}#{table}", path.display()),
+                resource: uri(&path, Some(&table)),
                 change: ChangeKind::Updated,
                 before: None,
                 after: None,
@@ -181,7 +181,7 @@ impl Sqlite {
             .collect();
         if before.schema_changed {
             out.push(Change {
-                resource: format!("sqlite:{}#sqlite_schema", path.display()),
+                resource: uri(&path, Some("sqlite_schema")),
                 change: ChangeKind::Updated,
                 before: Some(before.digest_before.clone()),
                 after: Some(before.digest_meant.clone()),
@@ -228,6 +228,15 @@ impl Sqlite {
         });
         let _ = std::fs::remove_dir_all(&folder);
         captured.map(|(reference, _)| reference)
+    }
+}
+
+/// A database, or a part of it, as a resource.
+fn uri(path: &Path, part: Option<&str>) -> String {
+    let path = path.display().to_string();
+    match part {
+        Some(part) => Resource::part("sqlite", path, part).to_string(),
+        None => Resource::whole("sqlite", path).to_string(),
     }
 }
 
@@ -387,7 +396,7 @@ impl Driver for Sqlite {
             true => Image::Rows(self.store.put(&rows::pack(&effects.changes)).map_err(snapshot_failed)?),
             false => Image::Backup(self.take_backup(&db, scope)?),
         };
-        let fingerprints = BTreeMap::from([(format!("sqlite:{}", path.display()), fingerprint(&effects))]);
+        let fingerprints = BTreeMap::from([(uri(&path, None), fingerprint(&effects))]);
         let before = Before {
             digest_before: effects.digest_before,
             digest_meant: effects.digest_after,
@@ -623,11 +632,11 @@ fn assessed(
     priors: &[&StepSpec],
 ) -> Result<StepAssessment, DriverError> {
     let found = counts(&effects.changes);
-    let uri = |part: &str| format!("sqlite:{}#{part}", path.display());
     let change = |resource: String, rows| ResourceChange { resource, change: ChangeKind::Updated, bytes: None, rows };
-    let mut changes: Vec<ResourceChange> = found.iter().map(|(table, rows)| change(uri(table), Some(*rows))).collect();
+    let mut changes: Vec<ResourceChange> =
+        found.iter().map(|(table, rows)| change(uri(path, Some(table)), Some(*rows))).collect();
     if effects.schema_changed {
-        changes.push(change(uri("sqlite_schema"), None));
+        changes.push(change(uri(path, Some("sqlite_schema")), None));
     }
     let share = found.iter().filter_map(|(table, rows)| {
         let before = effects.rows_before.get(table).copied().unwrap_or(0);
@@ -641,7 +650,7 @@ fn assessed(
     notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
     let mut fingerprints = BTreeMap::new();
     if priors.is_empty() {
-        fingerprints.insert(format!("sqlite:{}", path.display()), fingerprint(effects));
+        fingerprints.insert(uri(path, None), fingerprint(effects));
     }
     Ok(StepAssessment {
         id: step.id.clone(),
