@@ -9,9 +9,9 @@ use kernel::{DriverSet, Facts};
 use planner::Planned;
 use policy::{BuiltIn, Engine as _, Request, StepFacts};
 use schemas::{
-    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, GateVerdict,
-    Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement, Subject, TrustRoot,
-    Verified,
+    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding,
+    GateVerdict, Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement, Subject,
+    TrustRoot, Verified,
 };
 
 use crate::home::Home;
@@ -99,7 +99,8 @@ pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Ga
         return Err(Problem::identity(title, "name the agent whose key signs"));
     }
     let corrects = replay.map(|name| corrected(home, name, &read.plan)).transpose()?;
-    let outcome = decide(home, &read, &signer, trust.document(), bytes, corrects.as_ref());
+    let outcome = refuse_rejected(&records(&home.journal()?)?, read.digest)
+        .and_then(|()| decide(home, &read, &signer, trust.document(), bytes, corrects.as_ref()));
     if let Err(problem) = &outcome
         && !problem.findings.is_empty()
     {
@@ -244,7 +245,8 @@ pub(crate) fn find_manifest(
         RecordBody::Gated { manifest, .. } => Some(*manifest),
         _ => None,
     });
-    let mut by_session = None;
+    let used: std::collections::HashSet<Digest> = records.iter().filter_map(|record| used_by(&record.fact)).collect();
+    let mut by_session: Option<(Digest, Verified<Statement<Manifest>>)> = None;
     for digest in gated {
         let envelope = Envelope::from_json(&home.document(digest)?)
             .map_err(|error| Problem::identity(chain(&error), "backout gate PLAN"))?;
@@ -261,8 +263,19 @@ pub(crate) fn find_manifest(
         if wanted.len() >= 8 && digest.hex().starts_with(wanted) {
             return Ok((digest, verified));
         }
-        if by_session.is_none() && verified.document().predicate.session == name {
-            by_session = Some((digest, verified));
+        let said = &verified.document().predicate;
+        if said.session != name {
+            continue;
+        }
+        let open = |digest: &Digest, said: &Manifest| !used.contains(digest) && Timestamp::now() < said.expires;
+        match &by_session {
+            None => by_session = Some((digest, verified)),
+            Some((other, first)) if open(other, &first.document().predicate) && open(&digest, said) => {
+                let title =
+                    format!("session {name} has more than one manifest: {} and {}", other.short(), digest.short());
+                return Err(Problem::usage(title, "name the manifest by the beginning of its digest"));
+            }
+            Some(_) => {}
         }
     }
     by_session
@@ -436,6 +449,14 @@ pub(crate) struct Opening {
     pub(crate) loaded: Loaded,
 }
 
+/// The manifest that a record puts to use.
+fn used_by(fact: &RecordBody) -> Option<Digest> {
+    match fact {
+        RecordBody::RunOpened { manifest, .. } | RecordBody::Amended { manifest, .. } => Some(*manifest),
+        _ => None,
+    }
+}
+
 /// Checks that a manifest may run now: not expired, not used, nothing changed, approvals there.
 pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: &str) -> Result<Opening, Problem> {
     let (digest, verified) = find_manifest(records, home, name)?;
@@ -454,11 +475,7 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
     if manifest.trust_version != home.trust()?.document().version {
         return Err(Problem::stale("the trust root changed since the gate decided"));
     }
-    let used = records.iter().any(|record| match &record.fact {
-        RecordBody::RunOpened { manifest, .. } | RecordBody::Amended { manifest, .. } => *manifest == digest,
-        _ => false,
-    });
-    if used {
+    if records.iter().any(|record| used_by(&record.fact) == Some(digest)) {
         return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
     }
     let approvals = approvals(home, records, digest, &manifest, now)?;
@@ -471,7 +488,36 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
     Ok(Opening { manifest: digest, predicate: manifest, approvals, loaded })
 }
 
-fn approvals(
+/// A person's no: the plan must change.
+fn rejected(detail: String, pointer: &str) -> Problem {
+    let hint = "change the plan: one no vetoes it, and no later yes outweighs it";
+    let finding = Finding::error(Code::REJECTED, pointer, detail, hint).for_whom(schemas::WhoCanAct::Forbidden);
+    Problem::findings(
+        ExitCode::Refused,
+        "the plan was rejected",
+        vec![finding],
+        "change the plan, then backout gate PLAN",
+    )
+}
+
+/// A plan that somebody said no to stays refused, also under a new manifest.
+fn refuse_rejected(records: &[Record], plan: Digest) -> Result<(), Problem> {
+    let manifests: std::collections::HashSet<Digest> = records
+        .iter()
+        .filter_map(|record| match &record.fact {
+            RecordBody::Gated { plan: of, manifest, .. } if *of == plan => Some(*manifest),
+            _ => None,
+        })
+        .collect();
+    let no = records.iter().find_map(|record| match &record.fact {
+        RecordBody::Approved { manifest, owner, reject: true, .. } if manifests.contains(manifest) => Some(owner),
+        _ => None,
+    });
+    no.map_or(Ok(()), |owner| Err(rejected(format!("{owner} rejected this very plan"), "")))
+}
+
+/// The approvals of a manifest that count, or what is missing.
+pub(crate) fn approvals(
     home: &Home,
     records: &[Record],
     digest: Digest,
@@ -483,27 +529,32 @@ fn approvals(
         manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
     let mut votes = Vec::new();
     for record in records {
-        let RecordBody::Approved { manifest: about, approval, .. } = &record.fact else { continue };
+        let RecordBody::Approved { manifest: about, approval, reject, owner, .. } = &record.fact else { continue };
         if *about != digest {
             continue;
+        }
+        // A no stays a no, whatever becomes of the document that says why.
+        if *reject {
+            return Err(rejected(format!("{owner} rejected it"), ""));
         }
         let envelope = Envelope::from_json(&home.document(*approval)?)
             .map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
         let vote: policy::Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
             Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve")
         })?;
+        if vote.digest() != *approval {
+            return Err(Problem::identity("an approval is not the one that the log names", "backout verify"));
+        }
         votes.push(vote);
     }
     policy::count(digest, &manifest.environment, &manifest.requester, &manifest.approvals, &votes, now)
         .map(|counted| counted.approvals)
         .map_err(|findings| {
-            let exit = if findings.iter().any(|finding| finding.code == Code::REJECTED) {
-                ExitCode::Refused
-            } else {
-                ExitCode::Waiting
-            };
+            if let Some(no) = findings.iter().find(|finding| finding.code == Code::REJECTED) {
+                return rejected(no.detail.clone(), "");
+            }
             let next = format!("backout approve {} --as NAME", digest.short());
-            Problem::findings(exit, "the run may not start yet", findings, next)
+            Problem::findings(ExitCode::Waiting, "the run may not start yet", findings, next)
         })
 }
 

@@ -165,7 +165,7 @@ impl Home {
         }
     }
 
-    /// A trust root that is older than one that the log has seen, or another one of the same version, is refused.
+    /// The trust root is the one that the log has pinned last, or the one that directly follows it.
     fn check_pin(&self, journal: &SqliteJournal, trust: &Verified<TrustRoot>) -> Result<(), Problem> {
         let mut newest: Option<(u64, Digest)> = None;
         let scanned = journal.scan(0, |_, body| {
@@ -180,12 +180,38 @@ impl Home {
         scanned.map_err(|error| Problem::journal(&error))?;
         let here = (trust.document().version, trust.digest());
         match newest {
-            Some(newest) if newest.0 > here.0 || (newest.0 == here.0 && newest.1 != here.1) => Err(Problem::identity(
-                format!("the log has seen trust root version {} and this one is version {}", newest.0, here.0),
-                "restore the newest trust-root.json",
-            )),
-            _ => Ok(()),
+            Some(newest) if newest.1 == here.1 => Ok(()),
+            None if here.0 == 1 => Ok(()),
+            Some(newest) if here.0 == newest.0 + 1 => self.check_succession(newest.1, trust),
+            _ => {
+                let seen = newest.map_or(0, |(version, _)| version);
+                Err(Problem::identity(
+                    format!(
+                        "the log has seen trust root version {seen} and this is another one, of version {}",
+                        here.0
+                    ),
+                    "restore the newest trust-root.json",
+                ))
+            }
         }
+    }
+
+    /// A trust root that follows another is signed by the root keys of that other one, as in TUF: its own keys vouch for nothing.
+    fn check_succession(&self, pinned: Digest, trust: &Verified<TrustRoot>) -> Result<(), Problem> {
+        let refuse = |text: String| {
+            let title =
+                format!("trust root version {} does not follow the pinned one: {text}", trust.document().version);
+            Problem::identity(title, "restore trust-root.json from a copy that the pinned root keys signed")
+        };
+        let before = TrustRoot::from_payload(&self.payload(pinned)?).map_err(|error| refuse(error.to_string()))?;
+        let path = self.path("trust-root.json");
+        let bytes = std::fs::read(&path)
+            .map_err(|error| Problem::failure(&format!("cannot read {}", path.display()), &error))?;
+        let envelope = Envelope::from_json(&bytes).map_err(|error| refuse(crate::problem::chain(&error)))?;
+        let followed: Verified<TrustRoot> = envelope
+            .verify(&before, &Role::Root, Timestamp::now())
+            .map_err(|error| refuse(crate::problem::chain(&error)))?;
+        if followed.digest() == trust.digest() { Ok(()) } else { Err(refuse("it changed meanwhile".to_owned())) }
     }
 
     /// Appends one fact that belongs to no run.

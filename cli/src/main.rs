@@ -9,6 +9,7 @@ mod look;
 mod output;
 mod problem;
 mod site;
+mod standing;
 
 use clap::Parser as _;
 

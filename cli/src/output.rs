@@ -26,6 +26,8 @@ pub(crate) struct Output {
     colour: bool,
     pub(crate) progress: bool,
     lost: std::cell::Cell<bool>,
+    /// Whether a person can be asked.
+    asks: bool,
 }
 
 impl Output {
@@ -33,11 +35,13 @@ impl Output {
         let env = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let terminal = std::io::stderr().is_terminal();
         let colour = !env("NO_COLOR") && (env("CLICOLOR_FORCE") || terminal);
+        let asks = !global.no_input && global.format == Format::Pretty && terminal && std::io::stdin().is_terminal();
         let output = Self {
             format: global.format,
             colour,
             progress: terminal && global.format == Format::Pretty,
             lost: std::cell::Cell::new(false),
+            asks,
         };
         if output.format == Format::Jsonl {
             output.line(&serde_json::json!({"event": "version", "version": env!("CARGO_PKG_VERSION"), "format": 1}));
@@ -52,7 +56,7 @@ impl Output {
     /// The result of a command: a text for people, or an object.
     pub(crate) fn result<T: Serialize>(&self, value: &T, pretty: impl FnOnce() -> String) {
         match self.format {
-            Format::Pretty => self.print(&pretty()),
+            Format::Pretty => self.print(&shown(&pretty())),
             Format::Json => self.print(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")),
             Format::Jsonl => self.line(&tagged("result", value)),
         }
@@ -65,16 +69,27 @@ impl Output {
         }
     }
 
+    /// Asks a person at a terminal; where nobody can be asked, the command line was the answer.
+    pub(crate) fn confirmed(&self, question: &str) -> bool {
+        if !self.asks {
+            return true;
+        }
+        let _ = write!(std::io::stderr(), "{question} [y/N] ");
+        let mut answer = String::new();
+        let read = std::io::stdin().read_line(&mut answer);
+        read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+    }
+
     /// A remark for people.
     pub(crate) fn note(&self, text: &str) {
         if self.is_pretty() {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            let _ = writeln!(std::io::stderr(), "{}", shown(text));
         }
     }
 
     /// A line for people.
     pub(crate) fn print_line(&self, text: &str) {
-        self.print(&format!("{text}\n"));
+        self.print(&format!("{}\n", shown(text)));
     }
 
     fn line(&self, value: &serde_json::Value) {
@@ -99,7 +114,7 @@ impl Output {
     pub(crate) fn problem(&self, problem: &Problem) {
         match self.format {
             Format::Pretty => {
-                let _ = std::io::stderr().write_all(self.problem_text(problem).as_bytes());
+                let _ = std::io::stderr().write_all(shown(&self.problem_text(problem)).as_bytes());
             }
             Format::Json => self.print(&(serde_json::to_string_pretty(problem).unwrap_or_default() + "\n")),
             Format::Jsonl => self.line(&tagged("problem", problem)),
@@ -132,6 +147,28 @@ impl Output {
     }
 }
 
+/// Text of others for a terminal: nothing in it may move the cursor, hide, recolour or turn round what is written.
+fn shown(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let ours = ["\x1b[31m", "\x1b[0m"];
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        if let Some(code) = ours.iter().find(|code| rest.starts_with(**code)) {
+            out.push_str(code);
+            rest = rest.strip_prefix(code).unwrap_or_default();
+            continue;
+        }
+        match first {
+            '\n' | '\t' => out.push(first),
+            first if first.is_control() || turns(first) => out.extend(first.escape_unicode()),
+            first => out.push(first),
+        }
+        rest = rest.get(first.len_utf8()..).unwrap_or_default();
+    }
+    out
+}
+
 /// The fields of `value` beside `event`; what has no fields of its own stands in `value`.
 fn tagged<T: Serialize>(kind: &str, value: &T) -> serde_json::Value {
     let mut out = serde_json::Map::from_iter([("event".to_owned(), kind.into())]);
@@ -150,4 +187,16 @@ pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
         table.add_row(row);
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn what_an_agent_writes_cannot_steer_the_terminal() {
+        assert_eq!(shown("a\tb\n"), "a\tb\n");
+        assert_eq!(shown("x\x1b[2Jy\r\u{202e}z"), "x\\u{1b}[2Jy\\u{d}\\u{202e}z");
+        assert_eq!(shown("\x1b[31merror\x1b[0m"), "\x1b[31merror\x1b[0m");
+    }
 }

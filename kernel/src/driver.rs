@@ -408,6 +408,18 @@ pub trait Driver: Kind {
     /// Looks whether the step is there. `claim` is what `apply` said in this process, if it returned; it may explain what is
     /// seen, never replace looking.
     fn observe(&self, step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting;
+    /// What somebody else changed of what the step left, by looking alone: what an undo would refuse to overwrite. With
+    /// `strict`, what is as before counts as well: what a run that goes on from the step may not build on.
+    fn conflicts(
+        &self,
+        step: &StepSpec,
+        before: &BeforeImage,
+        after: Option<&AfterImage>,
+        strict: bool,
+        scope: &Scope,
+    ) -> Result<Vec<Conflict>, DriverError>;
+    /// Reads the before-image back, whole, and holds it against its digests.
+    fn check_image(&self, before: &BeforeImage) -> Result<(), DriverError>;
     /// Puts the before-image back, unless somebody else changed what `after` says the step left.
     fn undo(
         &self,

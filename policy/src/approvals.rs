@@ -32,14 +32,15 @@ pub fn count(
     for vote in votes {
         let owner = vote.signers().first().map_or("", |signer| signer.owner.as_str());
         let said = &vote.document().predicate;
+        // A no has no end: it stands however late it is.
+        if said.verdict == Verdict::Reject && vote.document().sole_subject() == Some(manifest) {
+            let detail = format!("{owner} rejected it: {}", said.reason);
+            let hint = "change the plan; a new manifest needs new approvals";
+            return Err(vec![Finding::error(Code::REJECTED, "", detail, hint).for_whom(WhoCanAct::Forbidden)]);
+        }
         match problem(vote, manifest, environment, requester, now) {
             Some(problem) => reasons.push(format!("{owner}: {problem}")),
             None if !nonces.insert(said.nonce.clone()) => reasons.push(format!("{owner}: the same approval again")),
-            None if said.verdict == Verdict::Reject => {
-                let detail = format!("{owner} rejected it: {}", said.reason);
-                let hint = "change the plan; a new manifest needs new approvals";
-                return Err(vec![Finding::error(Code::REJECTED, "", detail, hint).for_whom(WhoCanAct::Forbidden)]);
-            }
             None if counted.people.iter().any(|known| known == owner) => {
                 reasons.push(format!("{owner}: counted already"))
             }

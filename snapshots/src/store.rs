@@ -173,6 +173,16 @@ impl Store {
         Ok(reference)
     }
 
+    /// Reads everything that a capture names and holds it against its name.
+    pub fn verify(&self, reference: &SnapshotRef) -> Result<(), SnapshotError> {
+        let (tree, places) = self.load(reference)?;
+        let mut reader = PackReader::new(&self.folder);
+        tree.entries.iter().zip(&places).try_for_each(|(entry, place)| match (&entry.node, place) {
+            (Node::File(content), Some(place)) => check_content(&mut reader, content, place),
+            _ => Ok(()),
+        })
+    }
+
     /// The bytes that a reference names, held against their name.
     pub fn blob(&self, reference: &SnapshotRef) -> Result<Vec<u8>, SnapshotError> {
         let place = Place { pack: reference.pack.as_str().into(), offset: reference.offset, len: reference.len };

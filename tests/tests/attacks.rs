@@ -171,3 +171,143 @@ fn an_undo_acts_where_the_run_acted_wherever_a_root_leads_now() {
     assert_eq!(undone.value["end"], "rolled_back", "{undone:?}");
     assert_eq!((value(&bench, "r5"), value(&bench, "r6")), (1, 2));
 }
+
+fn write(path: &str, content: &str) -> Value {
+    json!([{"id": "w", "uses": "file.write", "with": {"path": path, "content": content}}])
+}
+
+#[test]
+fn a_trust_root_that_the_pinned_one_did_not_sign_is_refused() {
+    use schemas::{Digest, Document as _, Envelope, Role, SecretKey, TrustRoot, TrustedKey};
+    let bench = Bench::new();
+    let path = bench.path("state/trust-root.json");
+    let genuine = std::fs::read(&path).unwrap();
+    let payload = Envelope::from_json(&genuine).unwrap().unverified_payload().unwrap();
+    let now = TrustRoot::from_payload(&payload).unwrap();
+    let attacker = SecretKey::from_seed([7; 32]);
+    for version in [now.version, now.version + 1, 99] {
+        let mut forged = now.clone();
+        forged.version = version;
+        let key = TrustedKey {
+            public: attacker.public_hex(),
+            scheme: "ed25519".to_owned(),
+            owner: "mallory".to_owned(),
+            not_after: jiff::Timestamp::now() + jiff::SignedDuration::from_hours(9),
+            revoked_at: None,
+            environments: vec!["test".to_owned()],
+        };
+        forged.enrol(key.clone(), &Role::Root).unwrap();
+        forged.enrol(key, &Role::Agent).unwrap();
+        let payload = serde_json::to_vec(&forged).unwrap();
+        let envelope = Envelope::sign(TrustRoot::PAYLOAD_TYPE, &payload, &[&attacker]);
+        std::fs::write(&path, envelope.to_json()).unwrap();
+        std::fs::write(bench.path(&format!("state/documents/{}.json", Digest::of(&payload).hex())), envelope.to_json())
+            .unwrap();
+        for words in [&["status"][..], &["verify"], &["recover"]] {
+            assert_eq!(bench.run(words).code, 3, "version {version} {words:?}");
+        }
+    }
+    std::fs::write(&path, genuine).unwrap();
+    assert_eq!(bench.run(&["key", "new", "late", "--role", "witness"]).code, 0);
+    assert_eq!(bench.run(&["verify"]).code, 0, "the next one that the root key signed is good");
+}
+
+#[test]
+fn a_no_outlives_its_document_and_a_new_gate() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("world/n"), "3\n").unwrap();
+    let step = json!([{"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > n"], "present": ["grep", "-q", "9", "n"]},
+        "undo": {"argv": ["sh", "-c", "echo 3 > n"]}}]);
+    let file = bench.sign("a", &plan("a", step));
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    let manifest = gated.value["manifest"].as_str().unwrap().to_owned();
+    let said = |words: &[&str]| bench.run(&[&["approve", &manifest], words].concat());
+    let yes = said(&["--as", "vera"]);
+    let no = said(&["--as", "walt", "--reject", "--reason", "not tonight"]);
+    let document = |ran: &Ran| {
+        let digest = ran.value["approval"].as_str().unwrap();
+        bench.path(&format!("state/documents/{}.json", digest.trim_start_matches("sha256:")))
+    };
+    std::fs::copy(document(&yes), document(&no)).unwrap();
+    let ran = bench.run(&["run", &manifest]);
+    assert_eq!((ran.code, ran.value["type"].as_str()), (5, Some("rejected")), "{ran:?}");
+    let again = bench.run(&["gate", file.to_str().unwrap()]);
+    assert_eq!((again.code, again.value["type"].as_str()), (5, Some("rejected")), "{again:?}");
+    assert_eq!(std::fs::read_to_string(bench.path("world/n")).unwrap(), "3\n");
+}
+
+#[test]
+fn an_approval_whose_document_was_exchanged_is_no_approval() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("world/n"), "3\n").unwrap();
+    let step = |to: &str| {
+        json!([{"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", format!("echo {to} > n")], "present": ["grep", "-q", to, "n"]},
+        "undo": {"argv": ["sh", "-c", "echo 3 > n"]}}])
+    };
+    let gated = |name: &str, to: &str| {
+        let file = bench.sign(name, &plan(name, step(to)));
+        bench.run(&["gate", file.to_str().unwrap()]).value["manifest"].as_str().unwrap().to_owned()
+    };
+    let (small, large) = (gated("a", "4"), gated("b", "9"));
+    let yes = bench.run(&["approve", &small, "--as", "vera"]);
+    let other = bench.run(&["approve", &large, "--as", "walt"]);
+    let document = |ran: &Ran| {
+        let digest = ran.value["approval"].as_str().unwrap();
+        bench.path(&format!("state/documents/{}.json", digest.trim_start_matches("sha256:")))
+    };
+    std::fs::copy(document(&yes), document(&other)).unwrap();
+    assert_eq!(bench.run(&["run", &large]).code, 3);
+}
+
+#[test]
+fn a_replay_does_not_build_on_a_kept_step_that_somebody_took_away() {
+    for gone in [true, false] {
+        let bench = Bench::new();
+        let steps = |second: &str| json!([write("x", "1\n")[0], {"id": "f", "uses": "command.run", "needs": ["w"], "with": {"argv": [second]}}]);
+        let manifest = bench.gated("a", &plan("a", steps("false")));
+        assert_eq!(bench.run(&["run", &manifest, "--on-failure", "hold"]).code, 4);
+        let corrected = bench.sign("b", &plan("b", steps("true")));
+        let gated = bench.run(&["gate", "--replay", "a", corrected.to_str().unwrap()]);
+        match gone {
+            true => std::fs::remove_file(bench.path("world/x")).unwrap(),
+            false => std::fs::write(bench.path("world/x"), "foreign\n").unwrap(),
+        }
+        let replayed = bench.run(&["replay", "a", gated.value["manifest"].as_str().unwrap()]);
+        assert_eq!((replayed.code, replayed.value["type"].as_str()), (7, Some("clobber")), "{replayed:?}");
+        assert_eq!(bench.run(&["status"]).value["runs"][0]["end"], "held");
+    }
+}
+
+#[test]
+fn snapshots_that_are_gone_or_changed_are_found_before_an_undo_needs_them() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("world/x"), "before\n").unwrap();
+    let manifest = bench.gated("a", &plan("a", write("x", "1\n")));
+    assert_eq!(bench.run(&["run", &manifest]).code, 0);
+    assert_eq!(bench.run(&["verify"]).value["before_images"], 1);
+    for entry in std::fs::read_dir(bench.path("state/snapshots")).unwrap().flatten() {
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        bytes.iter_mut().for_each(|byte| *byte ^= 1);
+        std::fs::write(entry.path(), bytes).unwrap();
+    }
+    assert_eq!(bench.run(&["verify"]).code, 11);
+}
+
+#[test]
+fn an_older_run_is_not_torn_apart_and_says_which_run_to_undo_first() {
+    let bench = Bench::new();
+    let both =
+        json!([write("x", "1\n")[0], {"id": "f", "uses": "file.write", "with": {"path": "f", "content": "1\n"}}]);
+    let first = bench.gated("first", &plan("first", both));
+    assert_eq!(bench.run(&["run", &first]).code, 0);
+    let second = bench.gated("second", &plan("second", write("f", "2\n")));
+    assert_eq!(bench.run(&["run", &second]).code, 0);
+    let refused = bench.run(&["undo", "first"]);
+    assert_eq!((refused.code, refused.value["type"].as_str()), (7, Some("clobber")), "{refused:?}");
+    assert!(refused.value["next"].as_str().unwrap().contains("backout undo second"), "{refused:?}");
+    assert!(bench.path("world/x").exists(), "nothing was touched");
+    for session in ["second", "first"] {
+        assert_eq!(bench.run(&["undo", session]).value["end"], "rolled_back");
+    }
+    assert!(!bench.path("world/x").exists() && !bench.path("world/f").exists());
+}

@@ -159,7 +159,9 @@ fn code_10_is_stuck_and_a_mended_world_unsticks_it() {
     let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n")])));
     assert_eq!(bench.run(&["run", &manifest]).code, 0);
     std::fs::write(bench.path("world/x"), "mine\n").unwrap();
-    let stuck = bench.run(&["undo", "a"]);
+    let refused = bench.run(&["undo", "a"]);
+    assert_eq!((refused.code, refused.value["type"].as_str()), (7, Some("clobber")), "{refused:?}");
+    let stuck = bench.run(&["undo", "a", "--around"]);
     assert_eq!((stuck.code, stuck.value["end"].as_str()), (10, Some("stuck")), "{stuck:?}");
     assert_eq!(std::fs::read_to_string(bench.path("world/x")).unwrap(), "mine\n");
     std::fs::remove_file(bench.path("world/x")).unwrap();

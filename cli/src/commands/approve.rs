@@ -49,6 +49,10 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     if owner == manifest.requester {
         return Err(Problem::identity(format!("{owner} asked for it and cannot approve it"), "ask somebody else"));
     }
+    show_what(home, manifest, output);
+    if !output.confirmed(&format!("{} it as {owner}?", if args.reject { "reject" } else { "approve" })) {
+        return Err(Problem::usage("nothing was signed", "backout approve, and answer yes"));
+    }
     let approval = Approval {
         environment: manifest.environment.clone(),
         verdict: if args.reject { Verdict::Reject } else { Verdict::Approve },
@@ -70,10 +74,16 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
         nonce,
         reject: args.reject,
     })?;
-    show_what(home, manifest, output);
     let word = if args.reject { "rejected" } else { "approved" };
-    output.result(&serde_json::json!({"manifest": digest, "approval": name, "by": owner, "verdict": word}), || {
-        format!("{owner} {word} {}\nnext: backout run {}\n", digest.short(), digest.short())
+    let standing = flow::approvals(home, &flow::records(&home.journal()?)?, digest, manifest, Timestamp::now());
+    let next = match &standing {
+        Ok(_) => format!("next: backout run {}", digest.short()),
+        Err(problem) => {
+            problem.findings.iter().map(|finding| format!("{}\nnext: {}", finding.detail, finding.hint)).collect()
+        }
+    };
+    output.result(&serde_json::json!({"manifest": digest, "approval": name, "by": owner, "verdict": word, "complete": standing.is_ok()}), || {
+        format!("{owner} {word} {}\n{next}\n", digest.short())
     });
     Ok(ExitCode::Done)
 }

@@ -124,8 +124,10 @@ pub(crate) fn enrol(home: &Home, trust: &mut TrustRoot, key: &NewKey<'_>, owner:
 pub(crate) fn publish(home: &Home, trust: &TrustRoot) -> Result<(), Problem> {
     let payload = serde_json::to_vec(trust).unwrap_or_default();
     let envelope = Envelope::sign(TrustRoot::PAYLOAD_TYPE, &payload, &[&home.key("root")?]);
+    let digest = schemas::Digest::of(&payload);
+    home.keep(digest, &envelope.to_json())?;
     write(&home.path("trust-root.json"), &envelope.to_json(), 0o644)?;
-    home.note(RecordBody::TrustPinned { version: trust.version, digest: schemas::Digest::of(&payload) })
+    home.note(RecordBody::TrustPinned { version: trust.version, digest })
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Problem> {

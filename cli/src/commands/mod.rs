@@ -54,7 +54,7 @@ pub(crate) struct Global {
     pub(crate) format: Format,
     /// Never ask anything
     #[arg(long, global = true)]
-    no_input: bool,
+    pub(crate) no_input: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,9 @@
 //! `backout replay`: a corrected plan goes on from the last verified step of a halted run, after what came later is undone.
 
 use clap::Args;
-use executor::{Conductor, last_sign_of_life};
+use executor::{Conductor, Folded, last_sign_of_life};
 use journal::Entry;
+use kernel::{DriverSet, StepIx};
 use schemas::{ExitCode, RecordBody};
 
 use crate::commands::recover::find;
@@ -11,6 +12,7 @@ use crate::flow::{self, Driving};
 use crate::home::Home;
 use crate::output::Output;
 use crate::problem::Problem;
+use crate::standing::changed_since;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
@@ -49,6 +51,10 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         kept.iter().filter_map(|(_, ix)| new.steps.get(ix.at())).map(|step| step.id.as_str()).collect();
     output.note(&format!("keeps {} verified steps: {}", names.len(), names.join(", ")));
 
+    // What stays must still be there: the corrected plan builds on it.
+    let stays: Vec<StepIx> = kept.iter().map(|(old, _)| *old).collect();
+    refuse_moved(&folded, &drivers, &stays)?;
+
     // First everything that does not stay is put back and proved.
     let slots = slots(default_jobs());
     let mut conductor = Conductor::new(folded, slots);
@@ -67,6 +73,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     }
 
     // Then the corrected plan takes the run over.
+    refuse_moved(&rested.folded, &drivers, &stays)?;
     let fact = RecordBody::Amended {
         plan: opening.predicate.plan,
         manifest: opening.manifest,
@@ -86,4 +93,15 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     let driving = Driving { home, drivers, alive_until_ms: None, output };
     let rested = flow::drive(&driving, Conductor::new(folded, slots), journal)?;
     Ok(tell(&rested, output))
+}
+
+/// A verified step whose effects somebody changed is verified no more.
+fn refuse_moved(folded: &Folded, drivers: &DriverSet, stays: &[StepIx]) -> Result<(), Problem> {
+    let changed = changed_since(folded, drivers, stays, true);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let title = "what a kept step left is not there any more: the corrected plan cannot build on it";
+    let next = format!("put back what is named, then replay again; or backout undo {}", folded.subject.session);
+    Err(Problem::findings(ExitCode::Stale, title, changed, next))
 }

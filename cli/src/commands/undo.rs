@@ -2,6 +2,7 @@
 
 use clap::Args;
 use executor::Conductor;
+use kernel::StepIx;
 use schemas::{ExitCode, RecordBody, UndoReason};
 
 use crate::commands::recover::find;
@@ -10,23 +11,50 @@ use crate::flow::{self, Driving};
 use crate::home::Home;
 use crate::output::Output;
 use crate::problem::Problem;
+use crate::standing::{changed_since, later_writers};
 
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
     /// The session or run
     run: String,
+    /// Put back what can be, and end stuck on what somebody changed since
+    #[arg(long)]
+    around: bool,
+    /// Only look whether it could be put back
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
     let journal = home.journal_to_recover(std::time::Duration::from_secs(15))?;
-    let line = find(&flow::records(&journal)?, &args.run)?;
+    let records = flow::records(&journal)?;
+    let line = find(&records, &args.run)?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
     if !folded.can_undo() {
         let end = folded.run.ended().map_or("not ended", |end| end.as_str());
         return Err(Problem::usage(format!("{} is {end}: there is nothing to undo", line.run), "backout show RUN"));
     }
     let was_open = folded.run.ended().is_none();
+    let live: Vec<StepIx> = folded.run.graph().steps().filter(|ix| folded.run.state(*ix).is_live()).collect();
+    let changed = if was_open { Vec::new() } else { changed_since(&folded, &drivers, &live, false) };
+    if !changed.is_empty() && !args.around {
+        let resources: Vec<String> = changed.iter().map(|finding| finding.pointer.clone()).collect();
+        let next = match later_writers(&records, &line.run, &resources).as_slice() {
+            [] => format!("look at what is named, then backout undo {} --around to put back the rest", args.run),
+            [newest, ..] => format!("backout undo {newest} first: a later run wrote it"),
+        };
+        let title = "changed since the run: nothing was touched";
+        return Err(Problem::findings(ExitCode::Stale, title, changed, next));
+    }
+    if args.dry_run {
+        let names: Vec<&str> =
+            live.iter().filter_map(|ix| folded.loaded.steps.get(ix.at())).map(|s| s.id.as_str()).collect();
+        output.result(&serde_json::json!({"run": line.run, "would_undo": names}), || {
+            format!("{} steps would be put back: {}\nnothing was done\n", names.len(), names.join(", "))
+        });
+        return Ok(ExitCode::Done);
+    }
     let slots = slots(default_jobs());
     let mut conductor = Conductor::new(folded, slots);
     let by = crate::home::who();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use clap::Args;
-use executor::Loader;
+use executor::{Folded, Loader};
 use journal::{LogHead, SqliteJournal, Tree};
 use kernel::DriverSet;
 use schemas::{Code, Digest, End, ExitCode, Receipt, Record, RecordBody};
@@ -27,24 +27,27 @@ pub(crate) fn run(_args: &VerifyArgs, home: &Home, output: &Output) -> Result<Ex
     // Opening recomputes the tree over every record and holds it against the signed checkpoint.
     let journal = home.journal()?;
     let opened = started.elapsed();
-    let receipts = check_receipts(home, &journal)?;
+    let checked = check_receipts(home, &journal)?;
     let head = journal.head();
-    let value = serde_json::json!({"records": head.size, "root": head.root, "receipts": receipts, "vkey": journal.verifier().vkey(),
+    let value = serde_json::json!({"records": head.size, "root": head.root, "receipts": checked.receipts, "before_images": checked.images, "vkey": journal.verifier().vkey(),
         "checkpoint": String::from_utf8_lossy(&journal.checkpoint().map_err(|error| Problem::journal(&error))?)});
     output.result(&value, || {
         format!(
-            "the log is what was signed: {} records, root {}, checked in {:.3} s\n{receipts} receipts, each made anew from the log and equal\nkey {}\n",
+            "the log is what was signed: {} records, root {}, checked in {:.3} s\n{} receipts, each made anew from the log and equal\n{} before-images, each read back whole\nkey {}\n",
             head.size,
             head.root,
             opened.as_secs_f64(),
+            checked.receipts,
+            checked.images,
             journal.verifier().vkey()
         )
     });
     Ok(ExitCode::Done)
 }
 
-/// Makes every receipt anew from the records before it and holds it against the signed one; says how many there are.
-fn check_receipts(home: &Home, journal: &SqliteJournal) -> Result<usize, Problem> {
+/// Makes every receipt anew from the records before it and holds it against the signed one, and reads every before-image
+/// that an undo would need.
+fn check_receipts(home: &Home, journal: &SqliteJournal) -> Result<Checked, Problem> {
     let mut runs: BTreeMap<String, Vec<Record>> = BTreeMap::new();
     let mut receipts: HashMap<Digest, Receipt> = HashMap::new();
     for record in flow::records(journal)? {
@@ -57,12 +60,14 @@ fn check_receipts(home: &Home, journal: &SqliteJournal) -> Result<usize, Problem
     }
     let roots = roots_at(journal, receipts.values().map(|receipt| receipt.log_size).collect())?;
     let drivers = home.drivers()?;
+    let mut images = 0;
     for (run, records) in runs {
-        if records.iter().any(|record| matches!(record.fact, RecordBody::Receipted { .. })) {
-            check_run(home, &drivers, &run, records, &receipts, &roots)?;
+        if records.iter().any(|record| matches!(record.fact, RecordBody::RunOpened { .. })) {
+            let folded = check_run(home, &drivers, &run, records, &receipts, &roots)?;
+            images += check_images(&drivers, &folded)?;
         }
     }
-    Ok(receipts.len())
+    Ok(Checked { receipts: receipts.len(), images })
 }
 
 /// The root of the log at each of these sizes that it has.
@@ -82,6 +87,37 @@ fn roots_at(journal: &SqliteJournal, mut sizes: Vec<u64>) -> Result<HashMap<u64,
     Ok(roots)
 }
 
+/// What was checked.
+struct Checked {
+    receipts: usize,
+    images: usize,
+}
+
+/// Reads the before-images of everything that is still there.
+fn check_images(drivers: &DriverSet, folded: &Folded) -> Result<usize, Problem> {
+    let mut count = 0;
+    for step in folded.loaded.steps.iter().filter(|step| folded.run.state(step.ix).is_live()) {
+        let before = folded.befores.get(step.ix.at()).and_then(Option::as_ref);
+        let (Some(driver), Some(before)) = (drivers.for_step(&step.uses), before) else { continue };
+        driver.check_image(before).map_err(|error| {
+            let text = format!(
+                "the before-image of {} in {} is not what was kept: {}",
+                step.id,
+                folded.subject.run,
+                chain(&error)
+            );
+            Problem::new(
+                ExitCode::Integrity,
+                Code::INTEGRITY,
+                text,
+                "restore .backout/snapshots from a copy; undo cannot put this back",
+            )
+        })?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 fn check_run(
     home: &Home,
     drivers: &DriverSet,
@@ -89,9 +125,11 @@ fn check_run(
     records: Vec<Record>,
     receipts: &HashMap<Digest, Receipt>,
     roots: &HashMap<u64, String>,
-) -> Result<(), Problem> {
+) -> Result<Folded, Problem> {
     let mut records = records.into_iter();
-    let Some(Record { subject: Some(subject), fact: opening, .. }) = records.next() else { return Ok(()) };
+    let Some(Record { subject: Some(subject), fact: opening, .. }) = records.next() else {
+        return Err(broken(format!("{run} has no opening")));
+    };
     let mut load = |names: &executor::Names| flow::load(home, drivers, names).map_err(|problem| problem.title);
     let load: &mut Loader<'_> = &mut load;
     let illegal = |error: executor::FoldError| broken(format!("{run}: {}", chain(&error)));
@@ -119,5 +157,5 @@ fn check_run(
         }
         folded.take(record.fact, load).map_err(illegal)?;
     }
-    Ok(())
+    Ok(folded)
 }

@@ -216,23 +216,22 @@ impl Compared<'_> {
         }
     }
 
-    /// Names that are neither as before nor as the step left them.
-    fn conflicts(&self, left: &After) -> Vec<Conflict> {
+    /// Names that are neither as before, unless `strict`, nor as the step left them.
+    fn conflicts(&self, left: &After, strict: bool) -> Vec<Conflict> {
         let conflict = |difference: &snapshots::Difference<'_>| {
             let resource = self.uri(difference.path());
             let print = |entry: Option<&Entry>| entry.map_or("absent".to_owned(), Entry::content_fingerprint);
             let (before, found) = (print(difference.before), print(difference.after));
             let left = left.files.get(&resource).cloned().unwrap_or_else(|| "as before".to_owned());
-            let is_folder = difference.after.is_some_and(|entry| entry.node == snapshots::Node::Folder);
-            (left != found && before != found && !is_folder).then_some(Conflict { resource, before, left, found })
+            (left != found && before != found).then_some(Conflict { resource, before, left, found })
         };
         let mut out: Vec<Conflict> = self.was.differences(&self.is).iter().filter_map(conflict).collect();
-        for (resource, fingerprint) in left.files.iter().filter(|(_, print)| *print == "absent") {
+        for (resource, fingerprint) in left.files.iter().filter(|(_, print)| strict || *print == "absent") {
             let path = Path::new(resource.trim_start_matches("file:"));
             let Ok(relative) = path.strip_prefix(&self.watched.root) else { continue };
             let is = self.is.get(relative).map_or("absent".to_owned(), Entry::content_fingerprint);
             let was = self.was.get(relative).map_or("absent".to_owned(), Entry::content_fingerprint);
-            if is != *fingerprint && is != was && !out.iter().any(|known| known.resource == *resource) {
+            if is != *fingerprint && (strict || is != was) && !out.iter().any(|known| known.resource == *resource) {
                 out.push(Conflict { resource: resource.clone(), before: was, left: fingerprint.clone(), found: is });
             }
         }
@@ -344,6 +343,31 @@ impl Driver for Command {
         }
     }
 
+    fn conflicts(
+        &self,
+        step: &StepSpec,
+        before: &BeforeImage,
+        after: Option<&AfterImage>,
+        strict: bool,
+        scope: &Scope,
+    ) -> Result<Vec<Conflict>, DriverError> {
+        let Some(after) = after else { return Ok(Vec::new()) };
+        let params: Run = step.params()?;
+        let way = lower::way(&params, step.undo.as_ref());
+        let data: Before = before.data()?;
+        let (captured, left) = (self.captured(&data)?, after.data::<After>()?);
+        let compared = self.compare(&data)?;
+        let mut out: Vec<Conflict> = compared.iter().flat_map(|part| part.conflicts(&left, strict)).collect();
+        out.extend(captured_conflict(step, &params, &way, scope, (&left, &captured), strict)?);
+        Ok(out)
+    }
+
+    fn check_image(&self, before: &BeforeImage) -> Result<(), DriverError> {
+        let before: Before = before.data()?;
+        before.watched.iter().try_for_each(|watched| self.store.verify(&watched.snapshot)).map_err(snapshot_failed)?;
+        before.captured.iter().try_for_each(|reference| self.store.blob(reference).map(drop)).map_err(snapshot_failed)
+    }
+
     fn undo(
         &self,
         step: &StepSpec,
@@ -357,14 +381,9 @@ impl Driver for Command {
         let way = lower::way(&params, step.undo.as_ref());
         let data: Before = before.data()?;
         let captured = self.captured(&data)?;
-        let compared = self.compare(&data)?;
-        if let Some(after) = after {
-            let left: After = after.data()?;
-            let mut conflicts: Vec<Conflict> = compared.iter().flat_map(|part| part.conflicts(&left)).collect();
-            conflicts.extend(captured_conflict(step, &params, &way, scope, &left, &captured)?);
-            if !conflicts.is_empty() {
-                return Err(UndoError::Clobber(conflicts));
-            }
+        let conflicts = self.conflicts(step, before, after, false, scope)?;
+        if !conflicts.is_empty() {
+            return Err(UndoError::Clobber(conflicts));
         }
         if !way.undo.is_empty() && !is_nothing_to_take_back(step, &params, &way, scope, (&data, &captured))? {
             compensate(step, &params, &way, &captured, scope)?;
@@ -514,13 +533,13 @@ fn captured_conflict(
     params: &Run,
     way: &Way,
     scope: &Scope,
-    left: &After,
-    before: &Captured,
+    (left, before): (&After, &Captured),
+    strict: bool,
 ) -> Result<Option<Conflict>, DriverError> {
     let Some(left) = &left.captured else { return Ok(None) };
     let found = digest_of(&capture(step, params, way, scope)?);
     let before = digest_of(before);
-    if found == *left || found == before {
+    if found == *left || (!strict && found == before) {
         return Ok(None);
     }
     let resource = format!("command:{}", step.id);

@@ -167,6 +167,23 @@ impl Driver for File {
         survey(&before, &tree, &now, &scope.run).sighting(claim)
     }
 
+    fn conflicts(
+        &self,
+        _step: &StepSpec,
+        before: &BeforeImage,
+        after: Option<&AfterImage>,
+        strict: bool,
+        scope: &Scope,
+    ) -> Result<Vec<Conflict>, DriverError> {
+        let before: Before = before.data()?;
+        let (_, tree, now) = self.look(&before)?;
+        conflicts_of(&before, after, &tree, &now, strict, scope)
+    }
+
+    fn check_image(&self, before: &BeforeImage) -> Result<(), DriverError> {
+        self.store.verify(&before.data::<Before>()?.snapshot).map_err(snapshot_failed)
+    }
+
     fn undo(
         &self,
         step: &StepSpec,
@@ -178,12 +195,7 @@ impl Driver for File {
         token.spend_on_undo(step, scope).map_err(DriverError::from)?;
         let before: Before = before.data()?;
         let (root, tree, now) = self.look(&before)?;
-        let survey = survey(&before, &tree, &now, &scope.run);
-        let mut conflicts = survey.foreign;
-        if let Some(after) = after {
-            let left: After = after.data()?;
-            conflicts.extend(changed_since(&before.root, &left, &tree, &now));
-        }
+        let conflicts = conflicts_of(&before, after, &tree, &now, false, scope)?;
         if !conflicts.is_empty() {
             return Err(UndoError::Clobber(conflicts));
         }
@@ -284,15 +296,31 @@ fn survey(before: &Before, tree: &Tree, now: &Tree, run: &str) -> Survey {
     out
 }
 
-/// Names that are not as the step left them, nor as before.
-fn changed_since(root: &Path, left: &After, tree: &Tree, now: &Tree) -> Vec<Conflict> {
+fn conflicts_of(
+    before: &Before,
+    after: Option<&AfterImage>,
+    tree: &Tree,
+    now: &Tree,
+    strict: bool,
+    scope: &Scope,
+) -> Result<Vec<Conflict>, DriverError> {
+    let mut out = survey(before, tree, now, &scope.run).foreign;
+    if let Some(after) = after {
+        let left: After = after.data()?;
+        out.extend(changed_since(&before.root, &left, tree, now, strict));
+    }
+    Ok(out)
+}
+
+/// Names that are not as the step left them, nor, unless `strict`, as before.
+fn changed_since(root: &Path, left: &After, tree: &Tree, now: &Tree, strict: bool) -> Vec<Conflict> {
     let mut out = Vec::new();
     for (name, fingerprint) in &left.0 {
         let path = Path::new(name);
         let is = now.get(path).cloned().unwrap_or_else(|| io::gone(path.to_owned()));
         let was = tree.get(path).cloned().unwrap_or_else(|| io::gone(path.to_owned()));
         let found = is.content_fingerprint();
-        if is.node == Node::Folder || found == *fingerprint || found == was.content_fingerprint() {
+        if is.node == Node::Folder || found == *fingerprint || (!strict && found == was.content_fingerprint()) {
             continue;
         }
         let resource = format!("file:{}", root.join(path).display());

@@ -460,6 +460,35 @@ impl Driver for Git {
         }
     }
 
+    fn conflicts(
+        &self,
+        _step: &StepSpec,
+        before: &BeforeImage,
+        _after: Option<&AfterImage>,
+        strict: bool,
+        _scope: &Scope,
+    ) -> Result<Vec<Conflict>, DriverError> {
+        let before: Before = before.data()?;
+        let (standings, mut conflicts) = before.standings(&before.repo()?)?;
+        if strict && standings.contains(&Standing::Before) {
+            let of = |moved: &RefMove| Conflict {
+                resource: before.uri(moved),
+                before: moved.before.clone().unwrap_or_default(),
+                left: moved.after.clone().unwrap_or_default(),
+                found: "as before the step".to_owned(),
+            };
+            conflicts.extend(before.change.refs.iter().map(of));
+        }
+        Ok(conflicts)
+    }
+
+    fn check_image(&self, before: &BeforeImage) -> Result<(), DriverError> {
+        let before: Before = before.data()?;
+        let files = before.files.as_ref().map(|files| self.store.verify(&files.snapshot));
+        let reflog = before.reflog.as_ref().map(|reference| self.store.blob(reference).map(drop));
+        files.into_iter().chain(reflog).collect::<Result<(), _>>().map_err(snapshot_failed)
+    }
+
     fn undo(
         &self,
         step: &StepSpec,

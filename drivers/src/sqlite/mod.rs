@@ -455,6 +455,36 @@ impl Driver for Sqlite {
         }
     }
 
+    fn conflicts(
+        &self,
+        step: &StepSpec,
+        before: &BeforeImage,
+        _after: Option<&AfterImage>,
+        strict: bool,
+        scope: &Scope,
+    ) -> Result<Vec<Conflict>, DriverError> {
+        let before: Before = before.data()?;
+        let path = database(step)?.absolute();
+        Ok(match self.see(step, &before, &open(&path, false)?, scope)?.0 {
+            Seen::Foreign(conflicts) => conflicts,
+            Seen::AsBefore if strict => vec![Conflict {
+                resource: uri(&path, None),
+                before: before.digest_before.clone(),
+                left: before.digest_meant.clone(),
+                found: "as before the step".to_owned(),
+            }],
+            Seen::Same | Seen::AsBefore | Seen::AsLeft => Vec::new(),
+        })
+    }
+
+    fn check_image(&self, before: &BeforeImage) -> Result<(), DriverError> {
+        match before.data::<Before>()?.image {
+            Image::Rows(reference) => self.store.blob(&reference).map(drop),
+            Image::Backup(reference) => self.store.verify(&reference),
+        }
+        .map_err(snapshot_failed)
+    }
+
     fn undo(
         &self,
         step: &StepSpec,
