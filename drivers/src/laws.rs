@@ -30,6 +30,10 @@ impl World {
         self.dir.path().join("root").join(path)
     }
 
+    pub(crate) fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
     pub(crate) fn facts(&self) -> Arc<Facts> {
         let root = self.dir.path().join("root").canonicalize().unwrap();
         Arc::new(Facts { environment: "test".to_owned(), roots: vec![root], protected: Vec::new() })

@@ -3,6 +3,7 @@
 //! The before-image is durable before the transaction commits, and what the transaction leaves is noted before it commits,
 //! so that after a crash the content itself says whether it did.
 
+mod backup;
 mod params;
 mod rows;
 mod session;
@@ -11,27 +12,32 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use kernel::{
     AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output,
     Resource, Scope, Sighting, StepSpec, Token, UndoError, parameters,
 };
 use rusqlite::Connection;
-use rusqlite::backup::Backup;
 use schemas::{
-    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange,
+    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange, RowCount,
     StepAssessment, WayBack, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use snapshots::{Root, SnapshotRef, Store, Tree, restore};
+use snapshots::{Root, SnapshotRef, Store};
 
 use self::params::{Execute, Query};
 use self::rows::{RowChange, content_digest, encoded, tables};
-use self::session::{Effects, broken_bounds, counts, failed, open, take_back};
+use self::session::{Effects, broken_bounds, counts, failed, limit, open, take_back, unknown_table, violations};
 use crate::file::kernel_detail;
 use crate::paths::{Place, place, place_or_finding, placed, snapshot_failed};
+
+/// Milliseconds for trying statements out, where the step has no timeout: the database is locked for writers meanwhile.
+const TRIAL_MS: u64 = 60_000;
+/// Milliseconds for the statements themselves, where the step has no timeout.
+const APPLY_MS: u64 = 10 * 60_000;
+/// Milliseconds for a check.
+const CHECK_MS: u64 = 60_000;
 
 /// The kind.
 pub(crate) struct Sqlite {
@@ -68,6 +74,8 @@ struct Note {
     digest_after: String,
     rows: Option<SnapshotRef>,
     sequences_after: BTreeMap<String, i64>,
+    /// Rows changed, by table, dropped tables included.
+    counts: BTreeMap<String, RowCount>,
 }
 
 /// What was seen of the content.
@@ -94,8 +102,12 @@ impl Sqlite {
             true => Some(self.store.put(&rows::pack(&effects.changes)).map_err(snapshot_failed)?),
             false => None,
         };
-        let note =
-            Note { digest_after: effects.digest_after.clone(), rows, sequences_after: effects.sequences_after.clone() };
+        let note = Note {
+            digest_after: effects.digest_after.clone(),
+            rows,
+            sequences_after: effects.sequences_after.clone(),
+            counts: effects.counts.clone(),
+        };
         let bytes = serde_json::to_vec(&note).map_err(|error| DriverError::Image(error.to_string()))?;
         let path = self.note_path(step, scope);
         let temporary = path.with_extension("tmp");
@@ -167,9 +179,17 @@ impl Sqlite {
         }
     }
 
-    fn inventory(&self, step: &StepSpec, before: &Before, changes: &[RowChange]) -> Result<Vec<Change>, DriverError> {
+    fn inventory(
+        &self,
+        step: &StepSpec,
+        before: &Before,
+        changes: &[RowChange],
+        scope: &Scope,
+    ) -> Result<Vec<Change>, DriverError> {
         let path = database(step)?.absolute();
-        let mut out: Vec<Change> = counts(changes)
+        let noted = self.note(step, scope)?.map(|note| note.counts);
+        let mut out: Vec<Change> = noted
+            .unwrap_or_else(|| counts(changes))
             .into_iter()
             .map(|(table, rows)| Change {
                 resource: uri(&path, Some(&table)),
@@ -190,45 +210,6 @@ impl Sqlite {
         }
         Ok(out)
     }
-
-    fn restore_backup(&self, reference: &SnapshotRef, db: &mut Connection, scope: &Scope) -> Result<(), DriverError> {
-        let folder = tempdir_in(self.store.folder(), &scope.run)?;
-        let outcome = self.restore_from(&folder, reference, db, scope);
-        let _ = std::fs::remove_dir_all(&folder);
-        outcome
-    }
-
-    fn restore_from(
-        &self,
-        folder: &Path,
-        reference: &SnapshotRef,
-        db: &mut Connection,
-        scope: &Scope,
-    ) -> Result<(), DriverError> {
-        let root = Root::open(folder).map_err(snapshot_failed)?;
-        let paths = [PathBuf::from("backup.db")];
-        restore(&self.store, &root, &paths, reference, &Tree::default(), &scope.run).map_err(snapshot_failed)?;
-        let path = folder.join("backup.db");
-        let from = Connection::open(&path).map_err(failed("open", &path))?;
-        let copy =
-            Backup::new(&from, db).and_then(|backup| backup.run_to_completion(1_000, Duration::from_millis(1), None));
-        copy.map_err(failed("put back from", &path))
-    }
-
-    fn take_backup(&self, db: &Connection, scope: &Scope) -> Result<SnapshotRef, DriverError> {
-        let folder = tempdir_in(self.store.folder(), &scope.run)?;
-        let path = folder.join("backup.db");
-        let copied = Connection::open(&path).and_then(|mut copy| {
-            Backup::new(db, &mut copy)
-                .and_then(|backup| backup.run_to_completion(i32::MAX, Duration::from_millis(1), None))
-        });
-        let captured = copied.map_err(failed("back up to", &path)).and_then(|()| {
-            let root = Root::open(&folder).map_err(snapshot_failed)?;
-            self.store.capture(&root, &[PathBuf::from("backup.db")], None).map_err(snapshot_failed)
-        });
-        let _ = std::fs::remove_dir_all(&folder);
-        captured.map(|(reference, _)| reference)
-    }
 }
 
 /// A database, or a part of it, as a resource.
@@ -238,14 +219,6 @@ fn uri(path: &Path, part: Option<&str>) -> String {
         Some(part) => Resource::part("sqlite", path, part).to_string(),
         None => Resource::whole("sqlite", path).to_string(),
     }
-}
-
-fn tempdir_in(folder: &Path, run: &str) -> Result<PathBuf, DriverError> {
-    let path = folder.join(snapshots::temporary_name(run));
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&path).map_err(|error| DriverError::io(format!("cannot create {}", path.display()), error))?;
-    Ok(path)
 }
 
 /// Where the database of a step lies, which must be a regular file reached without symlinks.
@@ -262,7 +235,7 @@ fn database(step: &StepSpec) -> Result<Place, DriverError> {
 }
 
 fn see_rows(db: &Connection, changes: &[RowChange], resource: &str) -> rusqlite::Result<Seen> {
-    let known = tables(db)?.unwrap_or_default();
+    let known = tables(db)?.tables;
     let (mut as_before, mut as_left, mut conflicts) = (true, true, Vec::new());
     for change in changes {
         let Some(table) = known.iter().find(|table| table.name == change.table) else {
@@ -373,6 +346,7 @@ impl Driver for Sqlite {
         let params: Execute = step.params()?;
         let path = database(step)?.absolute();
         let mut db = open(&path, params.foreign_keys.unwrap_or(true))?;
+        limit(&mut db, step.timeout_ms.unwrap_or(TRIAL_MS), None);
         db.execute_batch("BEGIN IMMEDIATE").map_err(failed("try out the statements on", &path))?;
         for prior in
             priors.iter().filter(|prior| prior.uses == step.uses && prior.lowered.writes == step.lowered.writes)
@@ -388,6 +362,7 @@ impl Driver for Sqlite {
         let params: Execute = step.params()?;
         let path = database(step)?.absolute();
         let mut db = open(&path, params.foreign_keys.unwrap_or(true))?;
+        limit(&mut db, step.timeout_ms.unwrap_or(TRIAL_MS), None);
         db.execute_batch("BEGIN IMMEDIATE").map_err(failed("try out the statements on", &path))?;
         let effects = session::run(&mut db, &params.statements, &path, true);
         db.execute_batch("ROLLBACK").map_err(failed("take back the trial on", &path))?;
@@ -414,6 +389,7 @@ impl Driver for Sqlite {
         let before: Before = before.data()?;
         let path = database(step)?.absolute();
         let mut db = open(&path, params.foreign_keys.unwrap_or(true))?;
+        limit(&mut db, step.timeout_ms.unwrap_or(APPLY_MS), Some(scope.cancel.clone()));
         db.execute_batch("BEGIN IMMEDIATE").map_err(failed("change", &path))?;
         let kept = self.see(step, &before, &db, scope).and_then(|(seen, _)| match seen {
             Seen::AsLeft if self.note(step, scope)?.is_some() => Ok(None),
@@ -425,8 +401,7 @@ impl Driver for Sqlite {
         match kept {
             Ok(effects) => {
                 db.execute_batch("COMMIT").map_err(failed("commit to", &path))?;
-                let message =
-                    effects.map_or("it was committed before".to_owned(), |effects| row_text(&effects.changes));
+                let message = effects.map_or("it was committed before".to_owned(), |effects| row_text(&effects.counts));
                 Ok(Output { message, ..Output::default() })
             }
             Err(error) => {
@@ -441,7 +416,7 @@ impl Driver for Sqlite {
             let before: Before = before.data()?;
             let db = open(&database(step)?.absolute(), false)?;
             let (seen, changes) = self.see(step, &before, &db, scope)?;
-            Ok((seen, self.inventory(step, &before, &changes)?))
+            Ok((seen, self.inventory(step, &before, &changes, scope)?))
         };
         match look() {
             Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
@@ -496,21 +471,17 @@ impl Driver for Sqlite {
         token.spend_on_undo(step, scope).map_err(DriverError::from)?;
         let before: Before = before.data()?;
         let path = database(step)?.absolute();
-        let mut db = open(&path, false)?;
         match &before.image {
-            Image::Rows(_) => self.undo_rows(step, &before, &mut db, &path, scope),
-            Image::Backup(reference) => match self.see(step, &before, &db, scope)?.0 {
-                Seen::AsBefore | Seen::Same => Ok(()),
-                Seen::Foreign(conflicts) => Err(UndoError::Clobber(conflicts)),
-                Seen::AsLeft => Ok(self.restore_backup(reference, &mut db, scope)?),
-            },
+            Image::Rows(_) => self.undo_rows(step, &before, &mut open(&path, false)?, &path, scope),
+            Image::Backup(reference) => self.undo_from_backup(step, &before, reference, &path, scope),
         }
     }
 
-    fn check(&self, check: &Check, facts: &Facts, _scope: &Scope) -> Result<CheckOutcome, DriverError> {
+    fn check(&self, check: &Check, facts: &Facts, scope: &Scope) -> Result<CheckOutcome, DriverError> {
         let wanted: Query = crate::file::check_params(check)?;
         let path = placed(&wanted.database, facts)?.absolute();
-        let db = open(&path, false)?;
+        let mut db = open(&path, false)?;
+        limit(&mut db, CHECK_MS, Some(scope.cancel.clone()));
         db.pragma_update(None, "query_only", true).map_err(failed("read", &path))?;
         let sql = "SELECT CAST((";
         let text = format!("{sql}{}) AS TEXT)", wanted.query.trim().trim_end_matches(';'));
@@ -548,7 +519,7 @@ impl Sqlite {
         scope: &Scope,
     ) -> Result<Effects, DriverError> {
         let effects = session::run(db, &params.statements, path, false)?;
-        if let Some(broken) = broken_bounds(step.expect.as_ref(), &counts(&effects.changes)) {
+        if let Some(broken) = broken_bounds(step.expect.as_ref(), &effects) {
             return Err(DriverError::Refused(broken));
         }
         let by_rows = matches!(before.image, Image::Rows(_));
@@ -595,8 +566,18 @@ impl Sqlite {
             Seen::AsLeft | Seen::Same => {}
         }
         let sequences = self.sequences_to_restore(step, before, db, path, scope)?;
-        let known = tables(db).map_err(&sql)?.unwrap_or_default();
+        let known = tables(db).map_err(&sql)?.tables;
+        let broken_before = violations(db).map_err(&sql)?;
         take_back(db, &known, &changes, &sequences).map_err(&sql)?;
+        let broken = violations(db).map_err(&sql)?;
+        if let Some(orphan) = broken.iter().find(|violation| !broken_before.contains(*violation)) {
+            return Err(UndoError::Clobber(vec![Conflict {
+                resource: uri(path, Some(&orphan.0)),
+                before: "no row refers to what the step inserted".to_owned(),
+                left: "likewise".to_owned(),
+                found: format!("row {} refers to a row of {} that would go", orphan.1, orphan.2),
+            }]));
+        }
         match see_rows(db, &changes, "").map_err(&sql)? {
             Seen::AsBefore | Seen::Same => Ok(()),
             Seen::AsLeft | Seen::Foreign(_) => {
@@ -648,11 +629,11 @@ fn conflict_text(conflicts: &[Conflict]) -> String {
     format!("{first} ({} in all)", conflicts.len())
 }
 
-fn row_text(changes: &[RowChange]) -> String {
-    let one = |(table, rows): (String, schemas::RowCount)| {
+fn row_text(counts: &BTreeMap<String, RowCount>) -> String {
+    let one = |(table, rows): (&String, &RowCount)| {
         format!("{table}: {} inserted, {} updated, {} deleted", rows.inserted, rows.updated, rows.deleted)
     };
-    counts(changes).into_iter().map(one).collect::<Vec<_>>().join("; ")
+    counts.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn assessed(
@@ -661,7 +642,10 @@ fn assessed(
     path: &Path,
     priors: &[&StepSpec],
 ) -> Result<StepAssessment, DriverError> {
-    let found = counts(&effects.changes);
+    let found = &effects.counts;
+    if let Some(unknown) = unknown_table(step.expect.as_ref(), effects) {
+        return Err(DriverError::Refused(unknown));
+    }
     let change = |resource: String, rows| ResourceChange { resource, change: ChangeKind::Updated, bytes: None, rows };
     let mut changes: Vec<ResourceChange> =
         found.iter().map(|(table, rows)| change(uri(path, Some(table)), Some(*rows))).collect();
@@ -689,7 +673,7 @@ fn assessed(
         class: step.lowered.class,
         way_back: step.lowered.way_back.clone(),
         confidence: if priors.is_empty() { Confidence::Verified } else { Confidence::Simulated },
-        preview: row_text(&effects.changes),
+        preview: row_text(&effects.counts),
         pinned: Vec::new(),
         by_wildcard: false,
         share_percent: share.max(),

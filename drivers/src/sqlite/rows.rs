@@ -32,24 +32,27 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// All tables of the database; `None` if one cannot be captured row by row.
-pub(super) fn tables(db: &Connection) -> rusqlite::Result<Option<Vec<Table>>> {
+/// The tables of a database that can be captured row by row.
+pub(super) struct Known {
+    pub(super) tables: Vec<Table>,
+    /// Whether these are all.
+    pub(super) all: bool,
+}
+
+/// All tables of the database.
+pub(super) fn tables(db: &Connection) -> rusqlite::Result<Known> {
     let sql = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
                AND type IN ('table', 'virtual') ORDER BY name";
     let mut statement = db.prepare(sql)?;
     let listed: Vec<(String, String, bool)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
-    let mut out = Vec::new();
+    let mut out = Known { tables: Vec::new(), all: true };
     for (name, kind, without_rowid) in listed {
-        if kind == "virtual" {
-            return Ok(None);
-        }
-        match table(db, name, without_rowid)? {
-            Some(table) => out.push(table),
-            None => return Ok(None),
-        }
+        let found = if kind == "virtual" { None } else { table(db, name, without_rowid)? };
+        out.all &= found.is_some();
+        out.tables.extend(found);
     }
-    Ok(Some(out))
+    Ok(out)
 }
 
 fn table(db: &Connection, name: String, without_rowid: bool) -> rusqlite::Result<Option<Table>> {
@@ -143,10 +146,13 @@ fn values(row: &Row<'_>, from: usize, count: usize) -> rusqlite::Result<Values> 
     (from..from + count).map(|at| row.get::<_, Value>(at)).collect()
 }
 
+/// How the names of our own temporary tables and triggers begin.
+pub(super) const LOG: &str = "backout_log_";
+
 /// Puts triggers on all tables that log every change of a row.
 pub(super) fn watch(db: &Connection, tables: &[Table]) -> rusqlite::Result<()> {
     for (number, table) in tables.iter().enumerate() {
-        let log = format!("backout_log_{number}");
+        let log = format!("{LOG}{number}");
         let columns: Vec<String> = (0..table.width() * 2).map(|at| format!("c{at}")).collect();
         let nulls = vec!["NULL"; table.width()].join(", ");
         let (old, new) = (table.list("OLD."), table.list("NEW."));
