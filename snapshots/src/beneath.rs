@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
 use rustix::io::Errno;
 
+use crate::entry::{Entry, Node};
 use crate::error::SnapshotError;
 
 /// A folder that is held open; everything else is named relative to it.
@@ -70,6 +71,27 @@ impl Root {
         let folder = relative.parent().unwrap_or(Path::new(""));
         let fd = self.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         Ok((fd, name))
+    }
+
+    /// Whether `path` is still as `found` saw it, by inode, size and times: asked directly before it is replaced or removed, so
+    /// that what somebody writes while a large tree is being changed is not lost.
+    pub fn is_still(&self, path: &Path, found: Option<&Entry>) -> Result<bool, SnapshotError> {
+        let Some(stat) = self.stat(path)? else { return Ok(found.is_none_or(|entry| !entry.exists())) };
+        let Some(found) = found.filter(|entry| entry.exists()) else { return Ok(false) };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // Names that come and go change a folder's times; it is removed only when it is empty.
+        if found.node == Node::Folder {
+            return Ok(kind == FileType::Directory);
+        }
+        let size = match &found.node {
+            Node::File(content) => stat.st_size as u64 == content.size,
+            _ => true,
+        };
+        let mtime = (stat.st_mtime, stat.st_mtime_nsec as u32) == (found.meta.mtime_s, found.meta.mtime_ns);
+        // Another name of the same file that was changed before this one moved the change time.
+        let ctime = stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec as i64;
+        let untouched = found.stamp.links > 1 || ctime == found.stamp.ctime_ns;
+        Ok(stat.st_ino == found.stamp.inode && size && mtime && untouched)
     }
 
     /// `lstat` beneath the root; `None` if it or a folder on the way is not there.

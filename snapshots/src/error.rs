@@ -53,6 +53,12 @@ pub enum SnapshotError {
         /// What is wrong.
         what: String,
     },
+    /// Somebody changed it between the last look and the moment in which it was to be replaced.
+    #[error("{} changed while it was being put back; it was left alone", .path.display())]
+    Meanwhile {
+        /// Which.
+        path: PathBuf,
+    },
     /// After putting back, the tree is not what was captured.
     #[error("{} is not as captured after putting it back: {what}", .path.display())]
     NotRestored {

@@ -71,6 +71,7 @@ impl Work<'_> {
             if stays {
                 continue;
             }
+            self.expect_still(&found.path, Some(found))?;
             let (folder, name) = self.root.parent_of(&found.path)?;
             let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             match rustix::fs::unlinkat(&folder, name, flags) {
@@ -84,7 +85,14 @@ impl Work<'_> {
     /// Makes folders, files and links, outermost first; hard links last, when their files are there.
     fn make(&mut self, differences: &[Difference<'_>]) -> Result<(), SnapshotError> {
         let wanted = || differences.iter().filter_map(|difference| Some((difference.before, difference.after?)));
+        // A folder in the place of a file, or the other way round, was removed before.
+        let left = |found: Option<&'_ Entry>, entry: &Entry| {
+            found.filter(|found| (found.node == Node::Folder) == (entry.node == Node::Folder)).cloned()
+        };
         for (found, entry) in wanted() {
+            if matches!(entry.node, Node::Symlink(_) | Node::File(_)) {
+                self.expect_still(&entry.path, left(found, entry).as_ref())?;
+            }
             match &entry.node {
                 Node::Absent | Node::HardLink(_) => {}
                 Node::Folder => self.make_folder(entry)?,
@@ -95,12 +103,20 @@ impl Work<'_> {
                 Node::File(_) => self.make_file(entry)?,
             }
         }
-        for (_, entry) in wanted() {
+        for (found, entry) in wanted() {
             if let Node::HardLink(first) = &entry.node {
+                self.expect_still(&entry.path, left(found, entry).as_ref())?;
                 self.make_link(entry, first)?;
             }
         }
         self.relink(differences)
+    }
+
+    fn expect_still(&self, path: &Path, found: Option<&Entry>) -> Result<(), SnapshotError> {
+        match self.root.is_still(path, found)? {
+            true => Ok(()),
+            false => Err(SnapshotError::Meanwhile { path: self.shown(path) }),
+        }
     }
 
     /// A file that was made anew has a new inode: names of it that did not differ must be linked to it again.

@@ -217,3 +217,27 @@ proptest! {
         prop_assert_eq!(world.look().digest(), tree.digest());
     }
 }
+
+#[test]
+fn what_somebody_writes_after_the_last_look_is_never_replaced() {
+    for name in ["kept", "gone", "new"] {
+        let dir = tempfile::tempdir().unwrap();
+        let world = dir.path().join("world");
+        fs::create_dir(&world).unwrap();
+        for name in ["kept", "gone"] {
+            fs::write(world.join(name), "before\n").unwrap();
+        }
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let paths = [PathBuf::from("world")];
+        let (reference, _) = store.capture(&root, &paths, None).unwrap();
+        fs::write(world.join("kept"), "the step\n").unwrap();
+        fs::remove_file(world.join("gone")).unwrap();
+        fs::write(world.join("new"), "the step\n").unwrap();
+        let now = scan(&root, &paths, None).unwrap();
+        fs::write(world.join(name), "somebody\n").unwrap();
+        let outcome = restore(&store, &root, &paths, &reference, &now, "t");
+        assert!(matches!(outcome, Err(SnapshotError::Meanwhile { .. })), "{name}: {outcome:?}");
+        assert_eq!(fs::read_to_string(world.join(name)).unwrap(), "somebody\n");
+    }
+}

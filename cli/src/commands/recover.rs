@@ -185,7 +185,7 @@ fn recover_one(
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
     }
-    let alive_until_ms = last_sign_of_life(&home.path("heartbeat"));
+    let alive_until_ms = Some(last_sign_of_life(&home.path("heartbeat"), jiff::Timestamp::now().as_millisecond()));
     let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     Ok(tell(&rested, output))

@@ -246,6 +246,15 @@ pub(super) fn reach(root: &Root, goals: &[Goal], now: &Tree, tag: &str) -> Resul
         if is_so || matches!(goal.how, How::Follows) {
             continue;
         }
+        let touched = match &goal.how {
+            How::Rename(from) | How::Copy(from) => vec![path, from],
+            _ => vec![path],
+        };
+        for name in touched {
+            if !root.is_still(name, now.get(name)).map_err(snapshot_failed)? {
+                return Err(DriverError::Stale(format!("{} changed meanwhile", root.path().join(name).display())));
+            }
+        }
         reach_one(root, goal, tag)?;
         folders.extend(path.parent().map(Path::to_owned));
         if let How::Rename(from) = &goal.how {
