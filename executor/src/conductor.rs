@@ -168,7 +168,11 @@ impl Conductor {
         }
         let assessed = self.folded.loaded.assessed.get(ix.at())?;
         let differs = assessed.fingerprints.iter().find(|(uri, print)| before.fingerprints.get(*uri) != Some(print));
-        differs.map(|(uri, _)| format!("{uri} changed since it was assessed"))
+        if let Some((uri, _)) = differs {
+            return Some(format!("{uri} changed since it was assessed"));
+        }
+        let new = before.fingerprints.keys().find(|uri| !assessed.fingerprints.contains_key(*uri));
+        new.filter(|_| !assessed.fingerprints.is_empty()).map(|uri| format!("{uri} appeared since it was assessed"))
     }
 
     fn applied(

@@ -279,7 +279,7 @@ impl Folded {
             (_, Some(Cause::Stopped)) => ExitCode::Stopped,
             (_, Some(Cause::TimedOut)) => ExitCode::TimedOut,
             (End::RolledBack, _) => ExitCode::RolledBack,
-            (End::Refused, _) => ExitCode::RolledBack,
+            (End::Refused, _) => ExitCode::Refused,
         }
     }
 

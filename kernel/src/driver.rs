@@ -193,8 +193,12 @@ impl Sighting {
 pub struct Output {
     /// Exit code of a program.
     pub exit_code: Option<i32>,
-    /// Captured output, redacted and capped.
+    /// Captured output and error output, redacted and capped.
     pub captured: Vec<u8>,
+    /// Standard output alone, capped: for values that are taken out of it, never for a record.
+    pub printed: Vec<u8>,
+    /// Whether `printed` was capped.
+    pub cut: bool,
     /// A sentence for people.
     pub message: String,
 }

@@ -485,7 +485,11 @@ fn capture(step: &StepSpec, params: &Run, way: &Way, scope: &Scope) -> Result<Ca
         let unbound = |name| DriverError::Refused(format!("nothing fills {{{name}}} of capture {}", wanted.name));
         let argv = library::bind(&wanted.argv, &way.bindings).map_err(unbound)?;
         let output = side(&argv, &cwd, None, SIDE_TIMEOUT_MS, scope)?;
-        let text = String::from_utf8_lossy(&output.captured).into_owned();
+        // A value that is put back must be whole, and what a program complains of is no part of it.
+        let text = String::from_utf8(output.printed).ok().filter(|_| !output.cut).ok_or_else(|| {
+            let what = format!("capture {} got more than is kept, or no text, from {}", wanted.name, argv.join(" "));
+            DriverError::Refused(what)
+        })?;
         let value = match (&wanted.pointer, &wanted.regex) {
             (Some(pointer), _) => by_pointer(&text, pointer, way),
             (None, Some(pattern)) => by_regex(&text, pattern),

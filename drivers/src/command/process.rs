@@ -61,7 +61,8 @@ pub(crate) fn run(program: &Program<'_>) -> Result<Output, DriverError> {
     running.drain();
     let exit_code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     let captured = redacted(running.captured(), program.env);
-    let output = Output { exit_code: Some(exit_code), captured, message: String::new() };
+    let (printed, cut) = (running.out.kept.clone(), running.out.cut > 0);
+    let output = Output { exit_code: Some(exit_code), captured, printed, cut, message: String::new() };
     match ending? {
         Ending::TimedOut => Err(DriverError::TimedOut { after_ms: program.timeout_ms, output }),
         Ending::Cancelled => Err(DriverError::Stopped { output }),

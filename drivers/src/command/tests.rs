@@ -119,3 +119,16 @@ fn the_way_back_of_an_effect_that_was_there_before_takes_nothing_away() {
         fs::read_to_string(world.at("flag")).unwrap_or_default()
     });
 }
+
+#[test]
+fn a_captured_value_holds_no_complaint_and_is_never_cut() {
+    let own = |program: &str| {
+        json!({"id": "s", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > state"]},
+            "undo": {"argv": ["sh", "-c", "printf '%s\n' \"{old}\" > state"], "capture": [{"name": "old", "argv": ["sh", "-c", program], "regex": "(?s)(.+)\n"}]}})
+    };
+    let world = world();
+    let step = world.step_of(own("cat state; echo warning: deprecated >&2"));
+    keeps_the_laws(&world, &step, &|world| fs::read_to_string(world.at("state")).unwrap());
+    let step = world.step_of(own("cat state; head -c 2000000 /dev/zero | tr '\\0' x"));
+    assert!(world.driver(&step).prepare(&step, world.scope()).is_err());
+}

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use kernel::{DriverError, StepSpec};
-use snapshots::{Node, Tree};
+use snapshots::{Node, Root, Tree, scan};
 
 use super::io::{Goal, How, below, found, gone};
 use super::lower::{matcher, relative_to};
 use super::params::Delete;
+use crate::paths::snapshot_failed;
 
 /// Names that the pattern of a step matches in `tree`, files and symlinks alone.
 pub(super) fn expand(step: &StepSpec, root: &Path, tree: &Tree) -> Result<Option<Vec<PathBuf>>, DriverError> {
@@ -59,4 +60,30 @@ pub(super) fn narrowed(step: &StepSpec, root: &Path, paths: Vec<PathBuf>) -> Res
     }
     let params: Delete = step.params()?;
     params.paths.iter().chain(&step.pinned).map(|path| relative_to(root, path, step)).collect()
+}
+
+/// Whether what it deletes is told only by looking: a pattern, or a folder with all that is in it.
+pub(super) fn is_open_ended(step: &StepSpec) -> bool {
+    step.operation() == "delete"
+        && step.params::<Delete>().is_ok_and(|params| params.glob.is_some() || params.recursive)
+}
+
+/// How much of what lies beside it a recursive delete takes, in percent of the files.
+pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -> Result<Option<u64>, DriverError> {
+    if step.operation() != "delete" {
+        return Ok(None);
+    }
+    let params: Delete = step.params()?;
+    let mut worst = None;
+    for path in params.paths.iter().filter(|_| params.recursive) {
+        let name = relative_to(base, path, step)?;
+        let parent = name.parent().unwrap_or(Path::new("")).to_owned();
+        let beside = scan(root, &[parent], None).map_err(snapshot_failed)?;
+        let is_file = |entry: &&snapshots::Entry| entry.exists() && entry.node != Node::Folder;
+        let all = beside.entries.iter().filter(is_file).count();
+        let going: std::collections::HashSet<&Path> = goals.iter().map(|goal| goal.entry.path.as_path()).collect();
+        let gone = beside.entries.iter().filter(is_file).filter(|entry| going.contains(entry.path.as_path())).count();
+        worst = worst.max((gone * 100).checked_div(all).map(|share| share as u64));
+    }
+    Ok(worst)
 }

@@ -112,6 +112,10 @@ impl Driver for File {
         let (root_path, paths) = lower::scope_of(step)?;
         let mut assessment = assessment(step);
         if let [prior, ..] = priors {
+            if delete::is_open_ended(step) {
+                let text = format!("what it would delete depends on what step {} leaves: name each file", prior.id);
+                return Err(DriverError::Refused(text));
+            }
             assessment.confidence = Confidence::Simulated;
             assessment.notes.push(format!("acts on what step {} leaves", prior.id));
             assessment.changes =
@@ -130,6 +134,13 @@ impl Driver for File {
             step.pinned.clone_from(&assessment.pinned);
         }
         let goals = io::goals(&step, &root_path, &tree, &|path| io::read_beneath(&root, path))?;
+        if let Some(odd) = goals.iter().find(|goal| goal.entry.path.to_str().is_none()) {
+            let text = format!("{} is a name that is not UTF-8, which a record cannot hold", odd.entry.path.display());
+            return Err(DriverError::Refused(text));
+        }
+        if assessment.share_percent.is_none() {
+            assessment.share_percent = delete::share(&step, &root, &root_path, &goals)?;
+        }
         describe(&mut assessment, &root_path, &tree, &goals, &root);
         Ok(assessment)
     }

@@ -128,3 +128,28 @@ fn a_file_that_was_only_touched_is_not_stale() {
     let before = world.driver(&step).prepare(&step, world.scope()).unwrap();
     assert_eq!(assessed.fingerprints, before.fingerprints);
 }
+
+fn probed(world: &World, with: serde_json::Value) -> Result<schemas::StepAssessment, kernel::DriverError> {
+    let step = world.step("file.delete", with);
+    world.driver(&step).probe(&step, &[])
+}
+
+#[test]
+fn a_recursive_delete_says_how_much_it_takes_of_what_lies_beside() {
+    let world = world();
+    assert_eq!(probed(&world, json!({"paths": ["conf/sub"], "recursive": true})).unwrap().share_percent, Some(50));
+    assert_eq!(probed(&world, json!({"paths": ["conf"], "recursive": true})).unwrap().share_percent, Some(100));
+    assert_eq!(probed(&world, json!({"paths": ["conf/a.txt"]})).unwrap().share_percent, None);
+}
+
+#[test]
+fn a_delete_whose_names_depend_on_an_earlier_step_is_refused() {
+    let world = world();
+    let prior = world.step("file.write", json!({"path": "conf/sub/d.log", "content": "x"}));
+    for with in [json!({"glob": "conf/**/*.log"}), json!({"paths": ["conf/sub"], "recursive": true})] {
+        let step = world.step("file.delete", with.clone());
+        assert!(world.driver(&step).probe(&step, &[&prior]).is_err(), "{with}");
+    }
+    let step = world.step("file.delete", json!({"paths": ["conf/sub/c.log"]}));
+    assert!(world.driver(&step).probe(&step, &[&prior]).is_ok());
+}
