@@ -25,6 +25,14 @@ pub(crate) fn times_around<'a>(root: &Root, paths: impl Iterator<Item = &'a Path
     Ok(out)
 }
 
+/// Whether they are as they were; a folder that is gone has no time.
+pub(crate) fn are_back(root: &Root, folders: &FolderTimes) -> bool {
+    folders.iter().all(|(folder, seconds, nanos)| match root.stat(folder) {
+        Ok(Some(stat)) => (stat.st_mtime, stat.st_mtime_nsec as u32) == (*seconds, *nanos),
+        Ok(None) | Err(_) => true,
+    })
+}
+
 /// Puts them back; a folder that is gone is no folder that could have another time.
 pub(crate) fn put_back(root: &Root, folders: &[(PathBuf, i64, u32)]) -> Result<(), DriverError> {
     for (folder, seconds, nanos) in folders {

@@ -312,8 +312,8 @@ impl Conductor {
             let fits = match effect {
                 Effect::Apply(ix) if self.is_light(ix) => busy < self.slots.jobs + self.slots.ahead,
                 Effect::Apply(_) => busy < self.slots.jobs,
-                // One after the other, the last one first.
-                Effect::Undo(_) => busy == 0,
+                // One after the other, the last one first: the next only when the one before was seen to be back.
+                Effect::Undo(_) => busy == 0 && self.in_flight.is_empty() && !self.is_undoing(),
                 Effect::Prepare(ix) if self.is_light(ix) => busy + self.preparing < self.slots.jobs + self.slots.ahead,
                 Effect::Prepare(_) => busy + self.preparing < self.slots.jobs,
                 Effect::Observe(_) | Effect::Verify(_) | Effect::ObserveUndo(_) => {
@@ -336,6 +336,12 @@ impl Conductor {
             Some(Effect::Undo(found)) => self.enact(Effect::Undo(self.last_to_undo().unwrap_or(found))),
             Some(effect) => self.enact(effect),
         }
+    }
+
+    /// Whether a step is on its way back, or may be.
+    fn is_undoing(&self) -> bool {
+        let count = |state| self.folded.run.count(state);
+        count(StepState::Undoing) + count(StepState::UndoInDoubt) > 0
     }
 
     /// Of the steps that may be undone now the one that began to act last.

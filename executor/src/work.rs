@@ -133,7 +133,10 @@ impl Work {
                 Message::Undone(step.ix, outcome)
             }
             Self::ObserveUndo(step, before) => {
-                Message::UndoObserved(step.ix, see(drivers, &step, Some(&before), None, &after_undo(steady)))
+                let seen = see(drivers, &step, Some(&before), None, &after_undo(steady));
+                let driver = drivers.for_step(&step.uses);
+                let exact = !matches!(seen, Sighting::Absent) || driver.is_none_or(|driver| driver.is_exact(&before));
+                Message::UndoObserved(step.ix, if exact { seen } else { inexact() })
             }
             Self::Checks(checks, facts) => {
                 let (passed, failed) = verifier::run_checks(drivers, &checks, &facts, steady);
@@ -171,6 +174,15 @@ impl About {
             Self::ObserveUndo(ix) => Message::UndoObserved(ix, unclear()),
             Self::Checks => Message::Checked(Vec::new(), vec![text]),
         }
+    }
+}
+
+/// Everything is back but what lies around it.
+fn inexact() -> Sighting {
+    let detail = "the time of a folder around it is not back".to_owned();
+    match AfterImage::new(&serde_json::Value::Null) {
+        Ok(after) => Sighting::Partial { after, changes: Vec::new(), detail },
+        Err(error) => Sighting::Unclear { detail: error.to_string() },
     }
 }
 

@@ -433,6 +433,11 @@ pub trait Driver: Kind {
         token: Token,
         scope: &Scope,
     ) -> Result<(), UndoError>;
+    /// After an undo: whether what `observe` does not look at, such as the times of the folders around, is back as well. Where it
+    /// is not, the undo is done again.
+    fn is_exact(&self, _before: &BeforeImage) -> bool {
+        true
+    }
     /// Runs a check of this kind.
     fn check(&self, check: &Check, facts: &Facts, scope: &Scope) -> Result<CheckOutcome, DriverError>;
     /// After a crash, before anything is observed: ends processes and clears temporary files that the step left behind.

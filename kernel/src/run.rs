@@ -71,7 +71,7 @@ pub struct Run {
     frontier: Frontier,
     mode: Mode,
     on_failure: OnFailure,
-    /// The first step that failed: it is undone before all others.
+    /// The first step that failed.
     culprit: Option<StepIx>,
     failed: bool,
     checks_passed: bool,
@@ -334,23 +334,12 @@ impl Run {
     /// Whether the laws allow that `ix` is undone now.
     pub fn may_undo(&self, ix: StepIx) -> bool {
         let settled = self.count(StepState::Applying) == 0 && self.count(StepState::InDoubt) == 0;
-        let is_culprit = self.culprit == Some(ix);
         self.mode == Mode::Back
             && settled
-            && (is_culprit || !self.culprit_first())
             && self.graph.pivot(ix).is_none()
             && !self.is_kept(ix)
             && self.frontier.live_dependents(ix) == 0
             && matches!(self.state(ix), StepState::Applied | StepState::Verified)
-    }
-
-    /// Whether the failed step is still on its way back, so that the others wait.
-    fn culprit_first(&self) -> bool {
-        self.culprit.is_some_and(|ix| match self.state(ix) {
-            StepState::Applied | StepState::Verified => self.graph.pivot(ix).is_none() && !self.is_kept(ix),
-            StepState::Undoing | StepState::UndoInDoubt => true,
-            _ => false,
-        })
     }
 
     /// What must be done next. A pure function of the state; lazy, so that taking a few from a large run is cheap.

@@ -47,7 +47,6 @@ impl Code {
     pub const EXPECTATION: Self = Self("expectation");
 
     /// No rule allows it.
-    pub const POLICY_DEFAULT_DENY: Self = Self("policy-default-deny");
     /// A delete by wildcard in production.
     pub const POLICY_WILDCARD_DELETE: Self = Self("policy-wildcard-delete");
     /// The step reaches backups, snapshots, the journal, keys or policy.
@@ -100,7 +99,6 @@ impl Code {
         Self::UNKNOWN_ENVIRONMENT,
         Self::PROBE_FAILED,
         Self::EXPECTATION,
-        Self::POLICY_DEFAULT_DENY,
         Self::POLICY_WILDCARD_DELETE,
         Self::POLICY_OWN_WAY_BACK,
         Self::POLICY_IRREVERSIBLE,

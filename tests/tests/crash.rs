@@ -5,87 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::panic, clippy::indexing_slicing)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use snapshots::{Root, scan};
 use tests::program::{Bench, Ran};
-
-/// Steps of all four kinds, some of them ordered.
-fn plan(session: &str, round: usize) -> Value {
-    json!({
-        "session": session, "agent": "tester", "environment": "test", "intent": "be killed",
-        "steps": [
-            {"id": "write", "uses": "file.write", "with": {"path": "conf/a.txt", "content": format!("round {round}\n")}},
-            {"id": "append", "uses": "file.append", "with": {"path": "conf/log.txt", "content": format!("line {round}\n")}},
-            {"id": "move", "uses": "file.move", "needs": ["write"], "with": {"from": "conf/from.txt", "to": "conf/to.txt"}},
-            {"id": "rows", "uses": "sqlite.execute", "with": {"database": "app.db", "statements": [
-                "UPDATE t SET v = v + 1 WHERE id % 2 = 0", format!("INSERT INTO t (id, v) VALUES (NULL, {round})")]}},
-            {"id": "schema", "uses": "sqlite.execute", "needs": ["rows"], "with": {"database": "app.db", "statements": [
-                "CREATE TABLE extra (x)", "INSERT INTO extra VALUES (1)"]}},
-            {"id": "version", "uses": "file.write", "with": {"path": "repo/VERSION", "content": format!("{round}\n")}},
-            {"id": "commit", "uses": "git.commit", "needs": ["version"], "with": {"repo": "repo", "paths": ["VERSION"], "message": "next"}},
-            {"id": "tag", "uses": "git.tag_create", "needs": ["commit"], "with": {"repo": "repo", "name": "next", "at": "main"}},
-            {"id": "edit", "uses": "command.run", "needs": ["append"],
-             "with": {"argv": ["sed", "-i", "s/x=1/x=2/", "conf/x.conf"], "writes": ["conf/x.conf"]}},
-            {"id": "look", "uses": "command.run", "needs": ["edit", "move"], "with": {"argv": ["true"]}}
-        ]
-    })
-}
-
-fn make_world(bench: &Bench) {
-    let at = |path: &str| bench.path("world").join(path);
-    std::fs::create_dir(at("conf")).unwrap();
-    for (name, text) in [("conf/log.txt", "first\n"), ("conf/from.txt", "moved\n"), ("conf/x.conf", "x=1\n")] {
-        std::fs::write(at(name), text).unwrap();
-    }
-    let db = rusqlite::Connection::open(at("app.db")).unwrap();
-    db.execute_batch(
-        "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, v INTEGER);
-         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) INSERT INTO t SELECT i, i FROM n;",
-    )
-    .unwrap();
-    let mut options = git2::RepositoryInitOptions::new();
-    let repo = git2::Repository::init_opts(at("repo"), options.initial_head("main")).unwrap();
-    std::fs::write(at("repo/VERSION"), "0\n").unwrap();
-    let mut index = repo.index().unwrap();
-    index.add_path(Path::new("VERSION")).unwrap();
-    index.write().unwrap();
-    let tree = repo.find_tree(index.write_tree().unwrap()).unwrap();
-    let who = git2::Signature::now("t", "t@localhost").unwrap();
-    repo.commit(Some("HEAD"), &who, &who, "first", &tree, &[]).unwrap();
-}
-
-/// Everything that the plan touches, as one text: files with all attributes, refs, rows.
-fn digest(bench: &Bench) -> String {
-    let world = bench.path("world");
-    let files = scan(&Root::open(&world).unwrap(), &["conf".into(), "repo/VERSION".into()], None).unwrap().digest();
-    let repo = git2::Repository::open(world.join("repo")).unwrap();
-    let mut refs: Vec<String> = repo
-        .references()
-        .unwrap()
-        .flatten()
-        .map(|r| format!("{}={:?}", String::from_utf8_lossy(r.name_bytes()), r.target()))
-        .filter(|text| !text.starts_with("refs/backout/"))
-        .collect();
-    refs.sort();
-    let db = rusqlite::Connection::open(world.join("app.db")).unwrap();
-    let mut rows = String::new();
-    for sql in [
-        "SELECT sql, 0 FROM sqlite_schema ORDER BY 1",
-        "SELECT id, v FROM t ORDER BY 1",
-        "SELECT name, seq FROM sqlite_sequence",
-    ] {
-        let mut statement = db.prepare(sql).unwrap();
-        let mut found = statement.query([]).unwrap();
-        while let Some(row) = found.next().unwrap() {
-            rows += &format!("{:?}|{:?}\n", row.get_ref(0).unwrap(), row.get_ref(1).unwrap());
-        }
-    }
-    format!("{files} {refs:?} {}", schemas::Digest::of(rows.as_bytes()))
-}
+use tests::world::{digest, make_world, plan};
 
 /// When to kill.
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +111,7 @@ fn play(bench: &Bench, round: usize, when: When, random: &mut Seeded, figures: &
     }
     let recovered = bench.run(&["recover"]);
     let status = bench.run(&["status"]);
-    let line = status.value["value"].as_array().and_then(|lines| lines.last().cloned()).unwrap_or_default();
+    let line = status.value["runs"].as_array().and_then(|lines| lines.last().cloned()).unwrap_or_default();
     let mine = line["session"] == format!("s{round}");
     let end = if mine { line["end"].as_str().unwrap_or("").to_owned() } else { "never_opened".to_owned() };
     judge(bench, &end, &before, round, when, &recovered, figures);

@@ -189,6 +189,7 @@ impl Sim {
                     }
                     Order::Start(work) => {
                         self.check_write_ahead(&work);
+                        check_last_in_first_out(conductor.folded(), &work);
                         flight.push(*work);
                     }
                     Order::Finish => return Life::Rested(Box::new(conductor.into_folded())),
@@ -322,6 +323,18 @@ impl Sim {
             Work::Checks(..) if fails => Message::Checked(Vec::new(), vec!["no".to_owned()]),
             Work::Checks(..) => Message::Checked(Vec::new(), Vec::new()),
         }
+    }
+}
+
+/// LAW reverse order: what acted later is back, and seen to be back, before what acted earlier is touched.
+fn check_last_in_first_out(folded: &Folded, work: &Work) {
+    let Work::Undo(step, ..) = work else { return };
+    let at = folded.acted.iter().rposition(|ix| *ix == step.ix).unwrap();
+    for later in &folded.acted[at + 1..] {
+        let state = folded.run.state(*later);
+        let blocked = state.is_live() && state != kernel::StepState::Stuck && folded.run.may_undo(*later);
+        let moving = matches!(state, kernel::StepState::Undoing | kernel::StepState::UndoInDoubt) && *later != step.ix;
+        assert!(!blocked && !moving, "{:?} is undone before {later:?}, which is {state:?}", step.ix);
     }
 }
 

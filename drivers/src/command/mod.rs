@@ -26,7 +26,7 @@ use self::lower::Way;
 use self::params::{Run, Succeeds};
 use self::process::Program;
 use crate::file::kernel_detail;
-use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
+use crate::folders::{FolderTimes, are_back, clear_leftovers, put_back, times_around};
 use crate::paths::{place, placed, snapshot_failed};
 
 /// Milliseconds that a step has where the plan does not say.
@@ -392,11 +392,17 @@ impl Driver for Command {
             let root = Root::open(&watched.root).map_err(snapshot_failed)?;
             let was = self.store.tree(&watched.snapshot).map_err(snapshot_failed)?;
             let now = scan(&root, &watched.paths, Some(&was)).map_err(snapshot_failed)?;
-            restore(&self.store, &root, &watched.paths, &watched.snapshot, &now, &scope.run)
-                .map_err(snapshot_failed)?;
+            let restored = restore(&self.store, &root, &watched.paths, &watched.snapshot, &now, &scope.run);
             put_back(&root, &watched.folders)?;
+            restored.map_err(snapshot_failed)?;
         }
         Ok(())
+    }
+
+    fn is_exact(&self, before: &BeforeImage) -> bool {
+        let Ok(before) = before.data::<Before>() else { return true };
+        let back = |watched: &Watched| Root::open(&watched.root).is_ok_and(|root| are_back(&root, &watched.folders));
+        before.watched.iter().all(back)
     }
 
     fn check(&self, check: &Check, facts: &Facts, scope: &Scope) -> Result<CheckOutcome, DriverError> {

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshots::{Entry, Node, Root, SnapshotRef, Store, Tree, restore, scan};
 
-use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
+use crate::folders::{FolderTimes, are_back, clear_leftovers, put_back, times_around};
 use crate::paths::snapshot_failed;
 
 pub(crate) use self::checks::params as check_params;
@@ -210,9 +210,14 @@ impl Driver for File {
         if !conflicts.is_empty() {
             return Err(UndoError::Clobber(conflicts));
         }
-        restore(&self.store, &root, &before.paths, &before.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+        let restored = restore(&self.store, &root, &before.paths, &before.snapshot, &now, &scope.run);
         put_back(&root, &before.folders)?;
-        Ok(())
+        restored.map(|_| ()).map_err(|error| snapshot_failed(error).into())
+    }
+
+    fn is_exact(&self, before: &BeforeImage) -> bool {
+        let before = before.data::<Before>().ok().and_then(|before| Some((Root::open(&before.root).ok()?, before)));
+        before.is_none_or(|(root, before)| are_back(&root, &before.folders))
     }
 
     fn check(&self, check: &Check, facts: &Facts, _scope: &Scope) -> Result<CheckOutcome, DriverError> {

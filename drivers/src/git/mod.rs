@@ -29,7 +29,7 @@ use self::change::{GitChange, RefMove, failed, resolve, work_out};
 use self::params::{Commit, DeleteRef, Merge, Push, RefCheck, Revert, SetRef};
 use self::place::{in_workdir, open};
 use crate::file::kernel_detail;
-use crate::folders::{FolderTimes, clear_leftovers, put_back, times_around};
+use crate::folders::{FolderTimes, are_back, clear_leftovers, put_back, times_around};
 use crate::paths::{place_or_finding, placed, snapshot_failed};
 
 /// The kind.
@@ -514,8 +514,9 @@ impl Driver for Git {
             let root = Root::open(&files.root).map_err(snapshot_failed)?;
             let was = self.store.tree(&files.snapshot).map_err(snapshot_failed)?;
             let now = scan(&root, &files.paths, Some(&was)).map_err(snapshot_failed)?;
-            restore(&self.store, &root, &files.paths, &files.snapshot, &now, &scope.run).map_err(snapshot_failed)?;
+            let restored = restore(&self.store, &root, &files.paths, &files.snapshot, &now, &scope.run);
             put_back(&root, &files.folders)?;
+            restored.map_err(snapshot_failed)?;
         }
         forget_objects(step, &before, &repo, scope)?;
         Ok(())
@@ -527,6 +528,14 @@ impl Driver for Git {
         let root = Root::open(&files.root).map_err(snapshot_failed)?;
         let was = self.store.tree(&files.snapshot).map_err(snapshot_failed)?;
         clear_leftovers(&root, &was, &files.folders, &scope.run)
+    }
+
+    fn is_exact(&self, before: &BeforeImage) -> bool {
+        let files = before.data::<Before>().ok().and_then(|before| before.files);
+        // The time of .git itself moves with every lock that git takes.
+        let around =
+            |files: &Files| files.folders.iter().filter(|folder| folder.0 != Path::new(".git")).cloned().collect();
+        files.is_none_or(|files| Root::open(&files.root).is_ok_and(|root| are_back(&root, &around(&files))))
     }
 
     fn check(&self, check: &Check, facts: &Facts, _scope: &Scope) -> Result<CheckOutcome, DriverError> {
