@@ -46,7 +46,6 @@ impl Code {
     /// A declared expectation cannot be met.
     pub const EXPECTATION: Self = Self("expectation");
 
-    /// No rule allows it.
     /// A delete by wildcard in production.
     pub const POLICY_WILDCARD_DELETE: Self = Self("policy-wildcard-delete");
     /// The step reaches backups, snapshots, the journal, keys or policy.

@@ -1,0 +1,172 @@
+//! Every code that a finding or a problem can have is provoked once on the real program, by what it is for.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tests::program::{Bench, Ran};
+
+fn plan(steps: Value) -> Value {
+    json!({"session": "s", "agent": "tester", "environment": "test", "intent": "provoke", "steps": steps})
+}
+
+fn write(id: &str, path: &str) -> Value {
+    json!({"id": id, "uses": "file.write", "with": {"path": path, "content": "x\n"}})
+}
+
+fn command(argv: Value) -> Value {
+    json!({"id": "c", "uses": "command.run", "with": {"argv": argv}})
+}
+
+/// The codes that an answer names.
+fn codes(ran: &Ran) -> Vec<String> {
+    let of = |list: &str| ran.value[list].as_array().cloned().unwrap_or_default();
+    let found = of("findings").into_iter().chain(of("warnings"));
+    let mut out: Vec<String> = found.filter_map(|finding| finding["code"].as_str().map(str::to_owned)).collect();
+    out.extend(ran.value["type"].as_str().map(str::to_owned));
+    out
+}
+
+fn check(bench: &Bench, bytes: &[u8]) -> Vec<String> {
+    let file = bench.path("checked.json");
+    std::fs::write(&file, bytes).unwrap();
+    codes(&bench.run(&["plan", "check", file.to_str().unwrap()]))
+}
+
+fn gate(bench: &Bench, plan: &Value) -> Vec<String> {
+    let file = bench.sign_as("gated", plan, plan["agent"].as_str().unwrap());
+    codes(&bench.run(&["gate", file.to_str().unwrap()]))
+}
+
+/// Plans that `plan check` refuses or warns of, with the code of each.
+fn plans() -> Vec<(&'static str, Vec<u8>)> {
+    let of = |steps: Value| plan(steps).to_string().into_bytes();
+    let with = |mut step: Value, key: &str, value: Value| {
+        step[key] = value;
+        step
+    };
+    let circle = json!([with(write("a", "a"), "needs", json!(["b"])), with(write("b", "b"), "needs", json!(["a"]))]);
+    let reads = json!({"id": "r", "uses": "file.copy", "with": {"from": "a", "to": "b"}});
+    let mut elsewhere = plan(json!([write("a", "a")]));
+    elsewhere["environment"] = json!("nowhere");
+    let mut expired = plan(json!([write("a", "a")]));
+    expired["expires"] = json!("2020-01-01T00:00:00Z");
+    let late = with(write("a", "a"), "needs", json!(["c"]));
+    vec![
+        ("plan-not-json", b"{".to_vec()),
+        ("plan-schema", b"{\"x\": 1}".to_vec()),
+        ("plan-limit", of(json!([write(&"x".repeat(65), "a")]))),
+        ("duplicate-id", of(json!([write("a", "a"), write("a", "b")]))),
+        ("unknown-need", of(json!([with(write("a", "a"), "needs", json!(["b"]))]))),
+        ("cycle", of(circle)),
+        ("unknown-kind", of(json!([{"id": "a", "uses": "file.teleport", "with": {}}]))),
+        ("step-parameters", of(json!([{"id": "a", "uses": "file.write", "with": {"pth": "a"}}]))),
+        ("path-outside-roots", of(json!([write("a", "../../etc/passwd")]))),
+        ("write-conflict", of(json!([write("a", "a"), write("b", "a")]))),
+        ("read-race", of(json!([write("a", "a"), reads]))),
+        ("pivot-order", of(json!([command(json!(["unknown-program"])), late]))),
+        ("class-claim", of(json!([with(command(json!(["unknown-program"])), "class", json!("trivially_reversible"))]))),
+        ("undo-unbound", of(json!([command(json!(["rm", "x"]))]))),
+        ("unknown-environment", elsewhere.to_string().into_bytes()),
+        ("expired", expired.to_string().into_bytes()),
+    ]
+}
+
+/// A site with a production environment that an agent of its own may plan for.
+fn production(bench: &Bench) {
+    let root = bench.path("world").canonicalize().unwrap();
+    let backups = root.join("backups");
+    std::fs::create_dir(&backups).unwrap();
+    bench.site(&format!(
+        "[environments.test]\nroots = [{root:?}]\n[environments.prod]\nroots = [{root:?}]\nproduction = true\nbackups = [\"file:{}\"]\n",
+        backups.display()
+    ));
+    assert_eq!(bench.run(&["key", "new", "prod-bot", "--role", "agent", "--environment", "prod"]).code, 0);
+}
+
+/// Plans that the gate refuses, with the code of each.
+fn refusals(bench: &Bench) -> Vec<(&'static str, Value)> {
+    production(bench);
+    for name in ["one", "two", "three"] {
+        std::fs::create_dir_all(bench.path("world/folder/sub")).unwrap();
+        std::fs::write(bench.path("world/folder/sub").join(name), "x\n").unwrap();
+    }
+    let prod = |steps: Value| {
+        let mut plan = plan(steps);
+        plan["agent"] = json!("prod-bot");
+        plan["environment"] = json!("prod");
+        plan
+    };
+    let mut foreign = prod(json!([write("a", "a")]));
+    foreign["agent"] = json!("tester");
+    let delete = |with: Value| json!([{"id": "d", "uses": "file.delete", "with": with}]);
+    let mut own = command(json!(["sh", "-c", "x"]));
+    own["with"]["present"] = json!(["true"]);
+    own["undo"] = json!({"argv": ["sh", "-c", "y"]});
+    let mut expects = write("a", "a");
+    expects["expect"] = json!({"created": 5});
+    vec![
+        (
+            "probe-failed",
+            plan(
+                json!([{"id": "r", "uses": "file.replace", "with": {"path": "missing", "find": "a", "replace": "b"}}]),
+            ),
+        ),
+        ("expectation", plan(json!([expects]))),
+        ("policy-irreversible", plan(json!([command(json!(["unknown-program"]))]))),
+        ("policy-wildcard-delete", prod(delete(json!({"glob": "folder/**"})))),
+        ("policy-share", prod(delete(json!({"paths": ["folder"], "recursive": true})))),
+        ("policy-own-way-back", prod(json!([write("a", "backups/x")]))),
+        ("policy-environment", foreign),
+        ("policy-unseen", prod(json!([own]))),
+    ]
+}
+
+/// What is told about runs, keys and files, with the code of each.
+fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
+    let mut note = |code: &str, ran: &Ran| {
+        assert!(codes(ran).iter().any(|found| found == code), "{code}: {ran:?}");
+        seen.insert(code.to_owned());
+    };
+    note("usage", &bench.run(&["show", "nothing"]));
+    note("signature", &bench.run(&["plan", "sign", "checked.json", "--as", "nobody"]));
+    std::fs::write(bench.path("world/n"), "3\n").unwrap();
+    let step = json!({"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > n"], "present": ["grep", "-q", "9", "n"]},
+        "undo": {"argv": ["sh", "-c", "echo 3 > n"]}});
+    let file = bench.sign("asks", &plan(json!([step])));
+    let manifest = bench.run(&["gate", file.to_str().unwrap()]).value["manifest"].as_str().unwrap().to_owned();
+    note("approvals-missing", &bench.run(&["run", &manifest]));
+    assert_eq!(bench.run(&["approve", &manifest, "--as", "vera", "--reject"]).code, 0);
+    note("rejected", &bench.run(&["run", &manifest]));
+    let done = bench.gated("done", &plan(json!([write("w", "x")])));
+    assert_eq!(bench.run(&["run", &done]).code, 0);
+    note("stale", &bench.run(&["run", &done]));
+    std::fs::write(bench.path("world/x"), "mine\n").unwrap();
+    note("clobber", &bench.run(&["undo", "s"]));
+    let held = bench.gated("held", &plan(json!([{"id": "f", "uses": "command.run", "with": {"argv": ["false"]}}])));
+    assert_eq!(bench.run(&["run", &held, "--on-failure", "hold"]).code, 4);
+    note("journal-busy", &bench.run(&["run", &held]));
+    std::fs::rename(bench.path("state/backout.toml"), bench.path("away.toml")).unwrap();
+    note("failure", &bench.run(&["plan", "check", file.to_str().unwrap()]));
+    std::fs::remove_file(bench.path("state/journal.head")).unwrap();
+    note("integrity", &bench.run(&["status"]));
+}
+
+#[test]
+fn every_code_is_what_its_fault_is_called() {
+    let mut seen = BTreeSet::new();
+    let bench = Bench::new();
+    for (code, bytes) in plans() {
+        let found = check(&bench, &bytes);
+        assert!(found.iter().any(|found| found == code), "{code}: {found:?}");
+        seen.insert(code.to_owned());
+    }
+    for (code, plan) in refusals(&bench) {
+        let found = gate(&bench, &plan);
+        assert!(found.iter().any(|found| found == code), "{code}: {found:?}");
+        seen.insert(code.to_owned());
+    }
+    problems(&bench, &mut seen);
+    let all: BTreeSet<String> = schemas::Code::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(seen, all);
+}
