@@ -41,6 +41,9 @@ pub fn restore(
     }
 }
 
+/// Files or folders above which one sync of the file system is cheaper than one of each.
+const MANY: usize = 32;
+
 fn not_restored(root: &Root, difference: &Difference<'_>) -> SnapshotError {
     let say =
         |entry: Option<&Entry>| entry.map_or("absent".to_owned(), |entry| format!("{:?} {:?}", entry.node, entry.meta));
@@ -89,19 +92,29 @@ impl Work<'_> {
         let left = |found: Option<&'_ Entry>, entry: &Entry| {
             found.filter(|found| (found.node == Node::Folder) == (entry.node == Node::Folder)).cloned()
         };
+        let mended = |found: Option<&Entry>, entry: &Entry| {
+            found.is_some_and(|found| found.node == entry.node && single(found, entry))
+        };
+        let files = wanted().filter(|(found, entry)| matches!(entry.node, Node::File(_)) && !mended(*found, entry));
+        let together = files.count() > MANY;
+        let mut staged = Vec::new();
         for (found, entry) in wanted() {
-            if matches!(entry.node, Node::Symlink(_) | Node::File(_)) {
+            if matches!(entry.node, Node::Symlink(_)) || (matches!(entry.node, Node::File(_)) && mended(found, entry)) {
                 self.expect_still(&entry.path, left(found, entry).as_ref())?;
             }
             match &entry.node {
                 Node::Absent | Node::HardLink(_) => {}
                 Node::Folder => self.make_folder(entry)?,
                 Node::Symlink(target) => self.make_symlink(entry, target)?,
-                Node::File(_) if found.is_some_and(|found| found.node == entry.node && single(found, entry)) => {
-                    self.mend_meta(entry)?;
-                }
-                Node::File(_) => self.make_file(entry)?,
+                Node::File(_) if mended(found, entry) => self.mend_meta(entry)?,
+                Node::File(_) => match self.stage_file(entry, together) {
+                    Ok(temporary) => staged.push((left(found, entry), entry, temporary)),
+                    Err(error) => return Err(self.unstage(&staged, error)),
+                },
             }
+        }
+        if let Err(error) = self.put_in_place(&staged, together) {
+            return Err(self.unstage(&staged, error));
         }
         for (found, entry) in wanted() {
             if let Node::HardLink(first) = &entry.node {
@@ -161,9 +174,12 @@ impl Work<'_> {
         rustix::fs::renameat(&folder, &*temporary, &folder, name).map_err(SnapshotError::io("cannot rename", &shown))
     }
 
-    fn make_file(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
+    /// Writes a file under a temporary name beside its own, durable unless all are synced `together` later.
+    fn stage_file(&mut self, entry: &Entry, together: bool) -> Result<String, SnapshotError> {
         let shown = self.shown(&entry.path);
-        let Node::File(content) = &entry.node else { return Ok(()) };
+        let Node::File(content) = &entry.node else {
+            return Err(SnapshotError::Integrity { what: format!("{} is no file", shown.display()) });
+        };
         let at = self.tree.entries.binary_search_by(|known| crate::entry::path_order(&known.path, &entry.path));
         let place = at.ok().and_then(|at| self.places.get(at)).and_then(Option::as_ref);
         let Some(place) = place else {
@@ -172,7 +188,7 @@ impl Work<'_> {
             });
         };
         check_content(&mut self.reader, content, place)?;
-        let (folder, name) = self.root.parent_of(&entry.path)?;
+        let (folder, _) = self.root.parent_of(&entry.path)?;
         let temporary = temporary_name(self.tag);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&folder, &*temporary, flags, Mode::RUSR | Mode::WUSR)
@@ -180,15 +196,44 @@ impl Work<'_> {
         let reader = &mut self.reader;
         let filled = write_content(&fd, content, |from, out| reader.read_part(place, from, out), place.len, &shown)
             .and_then(|()| set_meta(&fd, &entry.meta, &shown))
-            .and_then(|()| rustix::fs::fsync(&fd).map_err(SnapshotError::io("cannot sync", &shown)))
-            .and_then(|()| {
-                rustix::fs::renameat(&folder, &*temporary, &folder, name)
-                    .map_err(SnapshotError::io("cannot rename", &shown))
+            .and_then(|()| match together {
+                true => Ok(()),
+                false => rustix::fs::fsync(&fd).map_err(SnapshotError::io("cannot sync", &shown)),
             });
         if filled.is_err() {
             let _ = rustix::fs::unlinkat(&folder, &*temporary, AtFlags::empty());
         }
-        filled
+        filled.map(|()| temporary)
+    }
+
+    /// Renames every file that was staged to its name, once its bytes are durable.
+    fn put_in_place(&self, staged: &[(Option<Entry>, &Entry, String)], together: bool) -> Result<(), SnapshotError> {
+        if together {
+            self.sync_all()?;
+        }
+        for (found, entry, temporary) in staged {
+            self.expect_still(&entry.path, found.as_ref())?;
+            let (folder, name) = self.root.parent_of(&entry.path)?;
+            rustix::fs::renameat(&folder, temporary.as_str(), &folder, name)
+                .map_err(SnapshotError::io("cannot rename", &self.shown(&entry.path)))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what was staged and not put in its place; the error is what came before.
+    fn unstage(&self, staged: &[(Option<Entry>, &Entry, String)], error: SnapshotError) -> SnapshotError {
+        for (_, entry, temporary) in staged {
+            if let Ok((folder, _)) = self.root.parent_of(&entry.path) {
+                let _ = rustix::fs::unlinkat(&folder, temporary.as_str(), AtFlags::empty());
+            }
+        }
+        error
+    }
+
+    /// One sync of the file system in the place of many of single files.
+    fn sync_all(&self) -> Result<(), SnapshotError> {
+        let fd = self.root.open_beneath(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        rustix::fs::syncfs(&fd).map_err(SnapshotError::io("cannot sync", self.root.path()))
     }
 
     /// Only owner, mode, times or attributes differ.
@@ -237,6 +282,9 @@ impl Work<'_> {
         let mut folders: Vec<&Path> = parents.filter(is_folder).collect();
         folders.sort();
         folders.dedup();
+        if folders.len() > MANY {
+            return self.sync_all();
+        }
         for folder in folders {
             match self.root.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(fd) => rustix::fs::fsync(&fd).map_err(SnapshotError::io("cannot sync", &self.shown(folder)))?,

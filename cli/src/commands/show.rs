@@ -71,6 +71,20 @@ pub(crate) fn read_receipt(home: &Home, digest: schemas::Digest) -> Result<Verif
     })
 }
 
+/// Changes of one step that a person is shown.
+const SHOWN_CHANGES: usize = 5;
+
+/// One change in a line.
+fn changed(change: &schemas::Change) -> String {
+    let word = match change.change {
+        schemas::ChangeKind::Created => "created",
+        schemas::ChangeKind::Updated => "updated",
+        schemas::ChangeKind::Deleted => "deleted",
+    };
+    let rows = change.rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
+    format!("  {word} {}{rows}", change.resource)
+}
+
 /// Says that a list was cut.
 fn more(steps: usize) -> String {
     match steps.saturating_sub(SHOWN) {
@@ -94,13 +108,17 @@ pub(crate) fn receipt_text(receipt: &Receipt, output: &Output) -> String {
         let count = step.changes.len() as u64 + step.unlisted;
         let changes = if count == 0 { String::new() } else { format!(", {count} changed") };
         out.push_str(&format!("  {:<14} {}{changes}\n", step.state, step.id));
+        for change in step.changes.iter().take(SHOWN_CHANGES) {
+            out.push_str(&format!("  {:<14} {}\n", "", changed(change)));
+        }
         if let Some(left) = &step.left {
             out.push_str(&format!("  {:<14} -> {left}\n", ""));
         }
     }
     out.push_str(&more(receipt.steps.len()));
     if receipt.end == End::Stuck {
-        out.push_str("next: look at what is named above, mend it, then backout recover SESSION\n");
+        let session = &receipt.session;
+        out.push_str(&format!("next: look at what is named above, mend it, then backout recover {session}\n"));
     }
     out.push_str(&format!("  log {} records, root {}, {}\n", receipt.log_size, receipt.log_root, receipt.anchor));
     out

@@ -323,9 +323,14 @@ fn conflicts_of(
     let mut out = survey(before, tree, now, &scope.run).foreign;
     if let Some(after) = after {
         let left: After = after.data()?;
-        out.extend(changed_since(&before.root, &left, tree, now, strict));
+        let since = changed_since(&before.root, &left, tree, now, strict);
+        out.extend(since.into_iter().filter(|new| !known(&out, &new.resource)).collect::<Vec<_>>());
     }
     Ok(out)
+}
+
+fn known(conflicts: &[Conflict], resource: &str) -> bool {
+    conflicts.iter().any(|conflict| conflict.resource == resource)
 }
 
 /// Names that are not as the step left them, nor, unless `strict`, as before.

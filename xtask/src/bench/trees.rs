@@ -89,7 +89,7 @@ fn tools(folder: &Path) -> Result<Vec<Tool>, String> {
     let words = [capture(), capture(), capture(), list(&["restore", &tree, &store])];
     out.push(Tool { name: "backout", program: here.join("target/release/examples/tree"), words, setup: None });
     let (repo, cache, archive) = (format!("{store}/r"), format!("{store}/c"), format!("{store}/a.tar"));
-    let fixed = ["-q", "--repo", &repo, "--cache-dir", &cache, "--insecure-no-password"];
+    let fixed = ["-q", "--repo", &repo, "--cache-dir", &cache, "--password-command", "echo bench"];
     let restic = |rest: &[&str]| list(&[fixed.as_slice(), rest].concat());
     let backup = || restic(&["backup", &tree]);
     out.push(Tool {
