@@ -290,11 +290,7 @@ fn reach_one(root: &Root, goal: &Goal, tag: &str) -> Result<(), DriverError> {
             let bytes = read_beneath(root, from)?;
             put_file(&folder, name.as_ref(), &goal.entry.meta, &bytes, tag).map_err(failed("write"))
         }
-        How::Folder => rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(goal.entry.meta.mode))
-            .and_then(|()| {
-                rustix::fs::chmodat(&folder, name, Mode::from_raw_mode(goal.entry.meta.mode), AtFlags::empty())
-            })
-            .map_err(failed("create")),
+        How::Folder => put_folder(&folder, name, &goal.entry.meta).map_err(failed("create")),
         How::Link => {
             let Node::Symlink(target) = &goal.entry.node else { return Ok(()) };
             let temporary = snapshots::temporary_name(tag);
@@ -337,6 +333,37 @@ fn put_file(folder: &OwnedFd, name: &Path, meta: &EntryMeta, bytes: &[u8], tag: 
     outcome
 }
 
+/// Makes a folder that is what it was said to be, whatever the folder around it hands down: group, setgid, default ACL.
+fn put_folder(folder: &OwnedFd, name: &std::ffi::OsStr, meta: &EntryMeta) -> Result<(), Errno> {
+    rustix::fs::mkdirat(folder, name, Mode::RWXU)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
+    rustix::fs::fchown(&fd, Some(uid), Some(gid))?;
+    only_attributes(&fd, meta)?;
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode))
+}
+
+/// Sets the attributes of `meta` and removes all others: a new file inherits the default ACL of its folder.
+fn only_attributes(fd: impl std::os::fd::AsFd, meta: &EntryMeta) -> Result<(), Errno> {
+    let mut names = vec![0u8; 64 * 1024];
+    let count = match rustix::fs::flistxattr(&fd, &mut names) {
+        Ok(count) => count,
+        Err(Errno::NOTSUP) => 0,
+        Err(errno) => return Err(errno),
+    };
+    names.truncate(count);
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if !meta.xattrs.iter().any(|(wanted, _)| wanted == name) {
+            rustix::fs::fremovexattr(&fd, name)?;
+        }
+    }
+    for (name, value) in &meta.xattrs {
+        rustix::fs::fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
 fn fill(fd: OwnedFd, meta: &EntryMeta, bytes: &[u8]) -> Result<(), Errno> {
     let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let mut file = std::fs::File::from(fd);
@@ -346,9 +373,7 @@ fn fill(fd: OwnedFd, meta: &EntryMeta, bytes: &[u8]) -> Result<(), Errno> {
         let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
         rustix::fs::fchown(&file, Some(uid), Some(gid))?;
     }
-    for (name, value) in &meta.xattrs {
-        rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty())?;
-    }
+    only_attributes(&file, meta)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(meta.mode))?;
     file.sync_all().map_err(errno)
 }

@@ -153,3 +153,30 @@ fn a_delete_whose_names_depend_on_an_earlier_step_is_refused() {
     let step = world.step("file.delete", json!({"paths": ["conf/sub/c.log"]}));
     assert!(world.driver(&step).probe(&step, &[&prior]).is_ok());
 }
+
+#[test]
+fn what_a_folder_hands_down_to_new_names_is_no_part_of_a_step() {
+    let world = world();
+    // A setgid folder of another group, with a default ACL (version 2, six entries of eight bytes).
+    let folder = world.at("conf");
+    std::os::unix::fs::chown(&folder, None, Some(12_345)).unwrap();
+    fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o2775)).unwrap();
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 7, u32::MAX), (2, 7, 1), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let set = rustix::fs::setxattr(&folder, "system.posix_acl_default", &acl, rustix::fs::XattrFlags::empty());
+    assert!(set.is_ok() || set == Err(rustix::io::Errno::NOTSUP));
+    for (uses, with) in [
+        ("file.write", json!({"path": "conf/new.txt", "content": "new\n"})),
+        ("file.copy", json!({"from": "conf/sub", "to": "conf/copy"})),
+        ("file.write", json!({"path": "conf/a.txt", "content": "changed\n"})),
+    ] {
+        let step = world.step(uses, with);
+        keeps_the_laws(&world, &step, &|world| world.digest());
+    }
+}

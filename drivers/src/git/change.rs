@@ -204,12 +204,42 @@ fn checked_out(repo: &Repository, branch: String, from: Oid, to: Oid) -> Result<
         .collect();
     files.sort();
     files.dedup();
+    refuse_what_is_not_written_as_stored(repo, &diff, &files)?;
     Ok(GitChange {
         refs: vec![moved(branch, Some(from), Some(to))],
         trees: Some((old.id().to_string(), new.id().to_string())),
         files,
         checkout: true,
     })
+}
+
+/// A submodule is no file, and a file that a filter rewrites on its way to the work tree is not what its blob says.
+fn refuse_what_is_not_written_as_stored(
+    repo: &Repository,
+    diff: &git2::Diff<'_>,
+    files: &[PathBuf],
+) -> Result<(), DriverError> {
+    let link = git2::FileMode::Commit;
+    if let Some(delta) = diff.deltas().find(|delta| delta.old_file().mode() == link || delta.new_file().mode() == link)
+    {
+        let path = delta.new_file().path().unwrap_or(Path::new("")).display();
+        return Err(DriverError::Refused(format!("{path} is a submodule, which this kind does not move")));
+    }
+    let converts =
+        repo.config().and_then(|config| config.get_string("core.autocrlf")).is_ok_and(|value| value != "false");
+    let filtered = |path: &&PathBuf| {
+        ["filter", "eol", "crlf", "text", "ident", "working-tree-encoding"].iter().any(|name| {
+            let value = repo.get_attr(path, name, git2::AttrCheckFlags::FILE_THEN_INDEX).ok().flatten();
+            !matches!(git2::AttrValue::from_string(value), git2::AttrValue::Unspecified | git2::AttrValue::False)
+        })
+    };
+    match files.iter().find(|path| converts || filtered(path)) {
+        None => Ok(()),
+        Some(path) => {
+            let text = format!("{} is rewritten by a filter or its line ends when it is checked out", path.display());
+            Err(DriverError::Refused(text))
+        }
+    }
 }
 
 fn set_ref(params: &SetRef, repo: &Repository, prefix: &str, is_new: bool) -> Result<GitChange, DriverError> {

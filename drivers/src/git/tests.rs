@@ -235,3 +235,17 @@ fn refs_that_stand_for_others_or_are_checked_out_elsewhere_are_refused() {
     .unwrap();
     assert!(is_refused(&world, "branch_delete", json!({"repo": "app", "name": "side"})));
 }
+
+#[test]
+fn a_merge_that_writes_other_bytes_than_it_stores_is_refused() {
+    for (name, text) in [("side.py eol=crlf", ".gitattributes"), ("core.autocrlf", "config")] {
+        let world = world();
+        let repo = Repository::open(world.at("app")).unwrap();
+        repo.checkout_head(Some(git2::build::CheckoutBuilder::new().force())).unwrap();
+        match text {
+            "config" => repo.config().unwrap().set_str(name, "true").unwrap(),
+            file => fs::write(world.at("app").join(file), format!("{name}\n")).unwrap(),
+        }
+        assert!(is_refused(&world, "merge", json!({"repo": "app", "from": "side"})), "{name}");
+    }
+}

@@ -91,7 +91,8 @@ impl Table {
     }
 
     fn key_is(&self) -> String {
-        self.key.iter().map(|name| format!("{} IS ?", quoted(name))).collect::<Vec<_>>().join(" AND ")
+        // Whatever collation the column has: a key that differs in its case names another row of the past.
+        self.key.iter().map(|name| format!("{} IS ? COLLATE BINARY", quoted(name))).collect::<Vec<_>>().join(" AND ")
     }
 
     /// The row with this key as it is now.

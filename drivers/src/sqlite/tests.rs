@@ -268,3 +268,16 @@ fn a_commit_during_the_undo_from_a_backup_is_never_lost() {
         assert_eq!(there, written, "{mode}");
     }
 }
+
+#[test]
+fn a_key_that_changes_its_case_comes_back() {
+    let world = world();
+    let db = Connection::open(world.at("app.db")).unwrap();
+    db.execute_batch(
+        "CREATE TABLE names (n TEXT PRIMARY KEY COLLATE NOCASE, v) WITHOUT ROWID; INSERT INTO names VALUES ('Ada', 1)",
+    )
+    .unwrap();
+    drop(db);
+    let step = statements(&world, &["UPDATE names SET n = 'ADA'"]);
+    keeps_the_laws(&world, &step, &content);
+}
