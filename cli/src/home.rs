@@ -169,7 +169,9 @@ impl Home {
     fn check_pin(&self, journal: &SqliteJournal, trust: &Verified<TrustRoot>) -> Result<(), Problem> {
         let mut newest: Option<(u64, Digest)> = None;
         let scanned = journal.scan(0, |_, body| {
-            if body.windows(14).any(|part| part == b"\"trust_pinned\"")
+            // It belongs to no run, so that its fact comes directly after number and time.
+            let start = body.get(..128).unwrap_or(body);
+            if start.windows(14).any(|part| part == b"\"trust_pinned\"")
                 && let Ok(record) = serde_json::from_slice::<schemas::Record>(body)
                 && let RecordBody::TrustPinned { version, digest } = record.fact
             {

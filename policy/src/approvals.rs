@@ -82,3 +82,111 @@ fn problem(vote: &Vote, manifest: Digest, environment: &str, requester: &str, no
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use schemas::{Document as _, Envelope, Role, SecretKey, Subject, TrustRoot, TrustedKey};
+
+    use super::*;
+
+    const MANIFEST: &[u8] = b"manifest";
+
+    fn role() -> Role {
+        Role::Approver("prod".to_owned())
+    }
+
+    /// Ada has two keys, grace and the bot have one each.
+    fn trust() -> TrustRoot {
+        let mut trust = TrustRoot::new(1, Timestamp::now() + SignedDuration::from_hours(1));
+        for (seed, owner) in [(1, "ada"), (2, "ada"), (3, "grace"), (4, "bot")] {
+            let key = TrustedKey {
+                public: SecretKey::from_seed([seed; 32]).public_hex(),
+                scheme: "ed25519".to_owned(),
+                owner: owner.to_owned(),
+                not_after: Timestamp::now() + SignedDuration::from_hours(1),
+                revoked_at: None,
+                environments: Vec::new(),
+            };
+            trust.enrol(key, &role()).unwrap();
+        }
+        trust
+    }
+
+    fn word(seed: u8, verdict: Verdict) -> Approval {
+        Approval {
+            environment: "prod".to_owned(),
+            verdict,
+            reason: String::new(),
+            trust_version: 1,
+            issued: Timestamp::now() - SignedDuration::from_secs(1),
+            expires: Timestamp::now() + SignedDuration::from_mins(20),
+            nonce: format!("{seed:032x}"),
+        }
+    }
+
+    fn signed(seed: u8, approval: Approval, manifest: &[u8]) -> Vote {
+        let payload = Statement::new(vec![Subject::new("manifest", Digest::of(manifest))], approval).to_payload();
+        let key = SecretKey::from_seed([seed; 32]);
+        let envelope = Envelope::sign(Statement::<Approval>::PAYLOAD_TYPE, &payload, &[&key]);
+        envelope.verify(&trust(), &role(), Timestamp::now()).unwrap()
+    }
+
+    fn yes(seed: u8) -> Vote {
+        signed(seed, word(seed, Verdict::Approve), MANIFEST)
+    }
+
+    fn counted(people: u64, votes: &[Vote]) -> Result<Counted, Vec<Finding>> {
+        let required = ApprovalsRequired { people, role: role().to_string() };
+        count(Digest::of(MANIFEST), "prod", "bot", &required, votes, Timestamp::now())
+    }
+
+    #[test]
+    fn people_are_counted_and_never_keys() {
+        assert!(counted(2, &[yes(1), yes(2)]).is_err(), "two keys of one person");
+        let both = counted(2, &[yes(1), yes(3)]).unwrap();
+        assert_eq!(both.people, ["ada", "grace"]);
+    }
+
+    #[test]
+    fn who_asks_cannot_approve() {
+        assert!(counted(1, &[yes(4)]).is_err());
+        assert!(counted(0, &[]).is_ok());
+    }
+
+    #[test]
+    fn an_approval_is_for_one_manifest_one_environment_and_a_while() {
+        let changed = |change: &dyn Fn(&mut Approval)| {
+            let mut approval = word(1, Verdict::Approve);
+            change(&mut approval);
+            signed(1, approval, MANIFEST)
+        };
+        let hour = SignedDuration::from_hours(1);
+        for (what, vote) in [
+            ("another manifest", signed(1, word(1, Verdict::Approve), b"another")),
+            ("another environment", changed(&|approval| approval.environment = "staging".to_owned())),
+            ("expired", changed(&|approval| approval.expires = Timestamp::now() - SignedDuration::from_secs(1))),
+            ("from the future", changed(&|approval| approval.issued = Timestamp::now() + hour)),
+            ("too long", changed(&|approval| approval.expires = Timestamp::now() + hour)),
+        ] {
+            assert!(counted(1, &[vote]).is_err(), "{what}");
+        }
+        assert!(counted(1, &[yes(1)]).is_ok());
+    }
+
+    #[test]
+    fn one_nonce_counts_once() {
+        let again = signed(3, word(1, Verdict::Approve), MANIFEST);
+        assert!(counted(2, &[yes(1), again]).is_err());
+    }
+
+    #[test]
+    fn one_no_vetoes_however_late_it_is() {
+        let mut late = word(3, Verdict::Reject);
+        late.expires = Timestamp::now() - SignedDuration::from_secs(1);
+        for no in [signed(3, word(3, Verdict::Reject), MANIFEST), signed(3, late, MANIFEST)] {
+            let findings = counted(1, &[yes(1), no]).unwrap_err();
+            assert_eq!(findings.first().map(|finding| finding.code), Some(Code::REJECTED));
+        }
+    }
+}

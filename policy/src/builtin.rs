@@ -175,3 +175,110 @@ fn refused(step: &StepFacts<'_>, site: &SiteFacts) -> Vec<Finding> {
 fn first_reached<'a>(step: &StepFacts<'_>, protected: &'a [Resource]) -> Option<&'a Resource> {
     protected.iter().find(|resource| step.writes.iter().any(|write| write.overlaps(resource)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use schemas::{Effectiveness, ResourceChange, StepAssessment, WayBack};
+
+    use super::*;
+
+    fn assessed(class: Class) -> StepAssessment {
+        StepAssessment {
+            id: "s".to_owned(),
+            changes: Vec::new(),
+            fingerprints: BTreeMap::new(),
+            class,
+            way_back: WayBack { effectiveness: Effectiveness::Full, how: String::new(), entry: None },
+            confidence: Confidence::Verified,
+            preview: String::new(),
+            pinned: Vec::new(),
+            by_wildcard: false,
+            share_percent: None,
+            notes: Vec::new(),
+        }
+    }
+
+    fn site(production: bool) -> SiteFacts {
+        SiteFacts {
+            environment: "e".to_owned(),
+            production,
+            backups: vec![Resource::file("/srv/backups")],
+            own: vec![Resource::file("/srv/.backout")],
+            allow_irreversible: false,
+            max_delete_share: 20,
+        }
+    }
+
+    /// The codes of the refusals and the number of people, for one step in one environment.
+    fn decided(
+        step: &StepAssessment,
+        writes: &[Resource],
+        site: &SiteFacts,
+        unknown: Vec<Unknown>,
+    ) -> (Vec<Code>, u64) {
+        let environments = ["e".to_owned()];
+        let request = Request {
+            plan: Digest::of(b"plan"),
+            assessment: Digest::of(b"assessment"),
+            agent_environments: &environments,
+            site,
+            unknown,
+            steps: vec![StepFacts { ix: 0, assessed: step, writes }],
+        };
+        let outcome = BuiltIn.decide(&request);
+        (outcome.refusals.iter().map(|finding| finding.code).collect(), outcome.people)
+    }
+
+    #[test]
+    fn people_grow_with_the_class_and_never_shrink_in_production() {
+        let classes = [
+            Class::TriviallyReversible,
+            Class::ReversibleWithState,
+            Class::ReversibleWithBackup,
+            Class::PartiallyReversible,
+            Class::Irreversible,
+        ];
+        let of = |production| classes.map(|class| people(class, production));
+        assert_eq!(of(true), [0, 1, 1, 2, 2]);
+        assert_eq!(of(false), [0, 0, 0, 1, 2]);
+        assert!(of(true).is_sorted() && of(false).is_sorted());
+    }
+
+    #[test]
+    fn every_rule_refuses_what_it_is_for_and_all_of_them_at_once() {
+        let trivial = assessed(Class::TriviallyReversible);
+        let at = |path: &str| vec![Resource::file(path)];
+        assert_eq!(decided(&trivial, &at("/srv/x"), &site(true), Vec::new()), (Vec::new(), 0));
+        for path in ["/srv/backups/x", "/srv", "/srv/.backout/keys"] {
+            let (codes, _) = decided(&trivial, &at(path), &site(false), Vec::new());
+            assert!(codes.contains(&Code::POLICY_OWN_WAY_BACK), "{path}");
+        }
+        let mut delete = assessed(Class::Irreversible);
+        delete.by_wildcard = true;
+        delete.share_percent = Some(21);
+        let change = ChangeKind::Deleted;
+        delete.changes = vec![ResourceChange { resource: "file:/srv/x".to_owned(), change, bytes: None, rows: None }];
+        let (codes, _) = decided(&delete, &at("/srv/backups"), &site(true), Vec::new());
+        let all =
+            [Code::POLICY_OWN_WAY_BACK, Code::POLICY_WILDCARD_DELETE, Code::POLICY_SHARE, Code::POLICY_IRREVERSIBLE];
+        assert_eq!(codes, all);
+    }
+
+    #[test]
+    fn an_unknown_check_needs_what_an_irreversible_step_needs() {
+        let trivial = assessed(Class::TriviallyReversible);
+        let unknown = || vec![Unknown { pointer: "/checks".to_owned(), argv: vec!["probe".to_owned()] }];
+        assert_eq!(decided(&trivial, &[], &site(false), unknown()).0, [Code::POLICY_IRREVERSIBLE]);
+        let allowing = SiteFacts { allow_irreversible: true, ..site(false) };
+        assert_eq!(decided(&trivial, &[], &allowing, unknown()), (Vec::new(), 2));
+    }
+
+    #[test]
+    fn a_key_that_is_not_bound_to_the_environment_decides_nothing() {
+        let trivial = assessed(Class::TriviallyReversible);
+        let elsewhere = SiteFacts { environment: "other".to_owned(), ..site(false) };
+        assert_eq!(decided(&trivial, &[], &elsewhere, Vec::new()).0, [Code::POLICY_ENVIRONMENT]);
+    }
+}

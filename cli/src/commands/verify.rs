@@ -61,15 +61,15 @@ fn check_receipts(home: &Home, journal: &SqliteJournal) -> Result<Checked, Probl
     }
     let roots = roots_at(journal, receipts.values().map(|receipt| receipt.log_size).collect())?;
     let drivers = home.drivers()?;
-    let started = Instant::now();
-    let mut images = 0;
+    let (mut images, mut folding) = (0, std::time::Duration::ZERO);
     for (run, records) in runs {
         if records.iter().any(|record| matches!(record.fact, RecordBody::RunOpened { .. })) {
-            let folded = check_run(home, &drivers, &run, records, &receipts, &roots)?;
+            let (folded, took) = check_run(home, &drivers, &run, records, &receipts, &roots)?;
+            folding += took;
             images += check_images(&drivers, &folded)?;
         }
     }
-    Ok(Checked { receipts: receipts.len(), images, folding: started.elapsed() })
+    Ok(Checked { receipts: receipts.len(), images, folding })
 }
 
 /// The root of the log at each of these sizes that it has.
@@ -93,7 +93,7 @@ fn roots_at(journal: &SqliteJournal, mut sizes: Vec<u64>) -> Result<HashMap<u64,
 struct Checked {
     receipts: usize,
     images: usize,
-    /// What folding every run and making its receipts took, without reading the log.
+    /// What folding every run and making its receipts took, without reading the log and the documents.
     folding: std::time::Duration,
 }
 
@@ -129,7 +129,7 @@ fn check_run(
     records: Vec<Record>,
     receipts: &HashMap<Digest, Receipt>,
     roots: &HashMap<u64, String>,
-) -> Result<Folded, Problem> {
+) -> Result<(Folded, std::time::Duration), Problem> {
     let mut records = records.into_iter();
     let Some(Record { subject: Some(subject), fact: opening, .. }) = records.next() else {
         return Err(broken(format!("{run} has no opening")));
@@ -139,6 +139,7 @@ fn check_run(
     let illegal = |error: executor::FoldError| broken(format!("{run}: {}", chain(&error)));
     let mut folded = executor::fold(subject, vec![opening], load).map_err(illegal)?;
     let mut ended: Option<(End, u64)> = None;
+    let started = Instant::now();
     for record in records {
         if let RecordBody::Ended { end, .. } = &record.fact {
             ended = Some((*end, record.seq));
@@ -161,5 +162,5 @@ fn check_run(
         }
         folded.take(record.fact, load).map_err(illegal)?;
     }
-    Ok(folded)
+    Ok((folded, started.elapsed()))
 }
