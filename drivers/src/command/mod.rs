@@ -421,11 +421,9 @@ impl Driver for Command {
         let text = String::from_utf8_lossy(&output.captured).into_owned();
         let holds = wanted.output_contains.as_ref().is_none_or(|wanted| text.contains(wanted));
         let code = output.exit_code.unwrap_or(-1);
-        let saw = format!(
-            "{} exited with {code}: {}",
-            wanted.argv.join(" "),
-            text.trim().chars().take(200).collect::<String>()
-        );
+        let said: String = text.trim().chars().take(200).collect();
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        let saw = format!("{} exited with {code}{said}", wanted.argv.join(" "));
         Ok(CheckOutcome { passed: passed && holds, saw })
     }
 
