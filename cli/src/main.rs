@@ -23,14 +23,37 @@ fn main() -> std::process::ExitCode {
         }
     };
     let output = output::Output::new(&cli.global);
-    let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| commands::run(&cli, &output))) {
+    let code = guarded(&output, || commands::run(&cli, &output));
+    let code = if output.lost() && code == schemas::ExitCode::Done { schemas::ExitCode::Failure } else { code };
+    std::process::ExitCode::from(code.number())
+}
+
+/// The exit code of a command; a panic is a bug of ours, and is called that.
+fn guarded(
+    output: &output::Output,
+    command: impl FnOnce() -> Result<schemas::ExitCode, problem::Problem>,
+) -> schemas::ExitCode {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(command)) {
         Ok(Ok(code)) => code,
         Ok(Err(problem)) => {
             output.problem(&problem);
             problem.exit
         }
         Err(_) => schemas::ExitCode::Bug,
-    };
-    let code = if output.lost() && code == schemas::ExitCode::Done { schemas::ExitCode::Failure } else { code };
-    std::process::ExitCode::from(code.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_255_is_a_bug_and_code_1_a_failure() {
+        let cli = commands::Cli::parse_from(["backout", "--format", "jsonl", "schema"]);
+        let output = output::Output::new(&cli.global);
+        assert_eq!(guarded(&output, || panic!("a bug")).number(), 255);
+        let failed = || Err(problem::Problem::failure("a test", &std::io::Error::other("no disk")));
+        assert_eq!(guarded(&output, failed).number(), 1);
+        assert_eq!(guarded(&output, || Ok(schemas::ExitCode::Done)).number(), 0);
+    }
 }
