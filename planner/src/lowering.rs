@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernel::{DriverSet, Facts, Lowered, StepIx, StepSpec};
+use kernel::{Driver, DriverSet, Facts, Lowered, StepIx, StepSpec};
 use schemas::{Code, Finding, Plan, PlanStep};
 use serde_json::Value;
 
@@ -64,8 +64,15 @@ fn spec(step: &PlanStep, ix: usize, lowered: Lowered, facts: &Arc<Facts>) -> Ste
 
 fn unknown(drivers: &DriverSet, uses: &str, place: &str) -> Finding {
     let shown: String = uses.chars().take(80).collect();
-    let hint = format!("one of {}", drivers.names().join(", "));
+    let hint = match drivers.iter().any(|driver| is_check_of(driver.as_ref(), uses)) {
+        true => "it is a check: put it under verify of a step, or under checks of the plan".to_owned(),
+        false => format!("one of {}", drivers.names().join(", ")),
+    };
     Finding::error(Code::UNKNOWN_KIND, place, format!("no kind of step is called {shown:?}"), hint)
+}
+
+fn is_check_of(driver: &dyn Driver, uses: &str) -> bool {
+    uses.split_once('.').is_some_and(|(kind, check)| kind == driver.name() && driver.checks().contains(&check))
 }
 
 fn explain(schema: Option<Value>, step: &PlanStep, ix: usize) -> Vec<Finding> {

@@ -170,3 +170,13 @@ fn every_code_is_what_its_fault_is_called() {
     let all: BTreeSet<String> = schemas::Code::ALL.iter().map(ToString::to_string).collect();
     assert_eq!(seen, all);
 }
+
+#[test]
+fn a_check_in_the_place_of_a_step_is_told_where_it_belongs() {
+    let bench = Bench::new();
+    let file = bench.path("checked.json");
+    let step = json!([{"id": "c", "uses": "file.contains", "with": {"path": "a", "text": "x"}}]);
+    std::fs::write(&file, plan(step).to_string()).unwrap();
+    let ran = bench.run(&["plan", "check", file.to_str().unwrap()]);
+    assert!(ran.value["findings"][0]["hint"].as_str().unwrap().contains("verify"), "{ran:?}");
+}
