@@ -14,8 +14,8 @@ use crate::beneath::Root;
 use crate::capture::{scan, write_content};
 use crate::entry::{Difference, Entry, EntryMeta, Node, Tree};
 use crate::error::SnapshotError;
-use crate::pack::{PackReader, Place};
-use crate::store::{SnapshotRef, Store, check_content};
+use crate::pack::{Hash, PackReader, Place};
+use crate::store::{SnapshotRef, Store};
 
 /// Makes `paths` beneath `root` what `wanted` captured, and proves it. `now` is what is there, as the caller last saw it;
 /// `tag` goes into the names of temporary files, so that they can be found again after a crash.
@@ -187,14 +187,25 @@ impl Work<'_> {
                 what: format!("the content of {} was not stored", shown.display()),
             });
         };
-        check_content(&mut self.reader, content, place)?;
         let (folder, _) = self.root.parent_of(&entry.path)?;
         let temporary = temporary_name(self.tag);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&folder, &*temporary, flags, Mode::RUSR | Mode::WUSR)
             .map_err(SnapshotError::io("cannot create", &shown))?;
-        let reader = &mut self.reader;
-        let filled = write_content(&fd, content, |from, out| reader.read_part(place, from, out), place.len, &shown)
+        // Its bytes are held against their name on the way: nothing gets its name before that.
+        let (reader, mut hasher) = (&mut self.reader, blake3::Hasher::new());
+        let mut read = |from, out: &mut [u8]| -> Result<(), SnapshotError> {
+            reader.read_part(place, from, out)?;
+            hasher.update(out);
+            Ok(())
+        };
+        let filled = write_content(&fd, content, &mut read, place.len, &shown)
+            .and_then(|()| match Hash(*hasher.finalize().as_bytes()) == content.hash {
+                true => Ok(()),
+                false => Err(SnapshotError::Integrity {
+                    what: format!("the content of {} is not what was written", shown.display()),
+                }),
+            })
             .and_then(|()| set_meta(&fd, &entry.meta, &shown))
             .and_then(|()| match together {
                 true => Ok(()),

@@ -241,3 +241,25 @@ fn what_somebody_writes_after_the_last_look_is_never_replaced() {
         assert_eq!(fs::read_to_string(world.join(name)).unwrap(), "somebody\n");
     }
 }
+
+#[test]
+fn a_content_that_is_not_what_was_stored_is_never_put_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("world")).unwrap();
+    let path = dir.path().join("world/f");
+    fs::write(&path, "before\n".repeat(1000)).unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let root = Root::open(dir.path()).unwrap();
+    let paths = [PathBuf::from("world")];
+    let (reference, _) = store.capture(&root, &paths, None).unwrap();
+    fs::write(&path, "after\n").unwrap();
+    for entry in fs::read_dir(dir.path().join("store")).unwrap().flatten() {
+        let mut bytes = fs::read(entry.path()).unwrap();
+        bytes[100] ^= 1;
+        fs::write(entry.path(), bytes).unwrap();
+    }
+    let now = scan(&root, &paths, None).unwrap();
+    assert!(matches!(restore(&store, &root, &paths, &reference, &now, "t"), Err(SnapshotError::Integrity { .. })));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "after\n");
+    assert_eq!(fs::read_dir(dir.path().join("world")).unwrap().count(), 1, "nothing temporary stays");
+}
