@@ -289,7 +289,7 @@ pub(crate) fn records(journal: &SqliteJournal) -> Result<Vec<Record>, Problem> {
 
 /// Loads the documents of a run by their digests, with the roots as they were when the gate decided.
 pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Loaded, Problem> {
-    let Names { plan, assessment, decisions, .. } = *names;
+    let Names { plan, assessment, decisions } = *names;
     let broken = |text| Problem::new(ExitCode::Integrity, Code::INTEGRITY, text, "restore .backout/documents");
     let parsed = planner::parse(&home.payload(plan)?).map_err(|findings| {
         Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "restore .backout/documents")
@@ -479,8 +479,7 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
         return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
     }
     let approvals = approvals(home, records, digest, &manifest, now)?;
-    let names =
-        Names { plan: manifest.plan, manifest: digest, assessment: manifest.assessment, decisions: manifest.decisions };
+    let names = Names { plan: manifest.plan, assessment: manifest.assessment, decisions: manifest.decisions };
     let loaded = load(home, drivers, &names)?;
     if loaded.facts.roots != home.site()?.facts(&manifest.environment, home.dir())?.roots {
         return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));

@@ -216,6 +216,11 @@ impl Home {
         if followed.digest() == trust.digest() { Ok(()) } else { Err(refuse("it changed meanwhile".to_owned())) }
     }
 
+    /// Until when the last runner of this folder was alive, in Unix milliseconds.
+    pub(crate) fn alive_until_ms(&self) -> i64 {
+        executor::last_sign_of_life(&self.path("heartbeat"), Timestamp::now().as_millisecond())
+    }
+
     /// Appends one fact that belongs to no run.
     pub(crate) fn note(&self, fact: RecordBody) -> Result<(), Problem> {
         let mut journal = self.journal_to_write(std::time::Duration::from_secs(15))?;

@@ -36,8 +36,6 @@ pub struct Loaded {
 pub struct Names {
     /// The plan.
     pub plan: Digest,
-    /// The manifest.
-    pub manifest: Digest,
     /// The assessment.
     pub assessment: Digest,
     /// The decisions.
@@ -118,7 +116,7 @@ pub fn fold(subject: RunSubject, facts: Vec<RecordBody>, load: &mut Loader<'_>) 
     else {
         return Err(FoldError::NoOpening(subject.run));
     };
-    let names = Names { plan: *plan, manifest: *manifest, assessment: *assessment, decisions: *decisions };
+    let names = Names { plan: *plan, assessment: *assessment, decisions: *decisions };
     let loaded = load(&names).map_err(FoldError::Document)?;
     let mut folded = Folded::open(subject, loaded, *manifest, approvals.clone(), *on_failure);
     for fact in facts {
@@ -157,7 +155,7 @@ impl Folded {
     /// Takes one fact over, in the order of the log.
     pub fn take(&mut self, fact: RecordBody, load: &mut Loader<'_>) -> Result<(), FoldError> {
         if let RecordBody::Amended { plan, manifest, assessment, decisions, approvals, kept, .. } = &fact {
-            let names = Names { plan: *plan, manifest: *manifest, assessment: *assessment, decisions: *decisions };
+            let names = Names { plan: *plan, assessment: *assessment, decisions: *decisions };
             let loaded = load(&names).map_err(FoldError::Document)?;
             self.amend(loaded, *manifest, approvals.clone(), kept)?;
         } else {

@@ -8,8 +8,6 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// Milliseconds by which wall clock and time since boot may have drifted apart before the wall clock counts as set.
 const DRIFT_MS: i64 = 2_000;
 /// The process was never seen alive.
@@ -25,9 +23,7 @@ struct Sign {
 
 impl Sign {
     fn at(wall_ms: i64) -> Self {
-        let now = clock_gettime(ClockId::Boottime);
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Self { wall_ms, boot_ms: now.tv_sec * 1000 + now.tv_nsec / 1_000_000, boot }
+        Self { wall_ms, boot_ms: journal::boottime_ms(), boot: journal::boot_id().to_owned() }
     }
 
     fn text(&self) -> String {

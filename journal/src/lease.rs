@@ -3,6 +3,8 @@
 //! Must never be a bare lock: a holder that is dead loses it. One that lives keeps it whatever the clock says, until a recovery
 //! ends it because it was silent for a term.
 
+use std::sync::OnceLock;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::error::JournalError;
@@ -25,7 +27,7 @@ impl Holder {
     /// This process.
     pub fn me() -> Self {
         let pid = std::process::id();
-        Self { pid, started: start_of(pid).unwrap_or(0), boot: boot_id() }
+        Self { pid, started: start_of(pid).unwrap_or(0), boot: boot_id().to_owned() }
     }
 }
 
@@ -34,8 +36,12 @@ pub fn is_alive(holder: &Holder) -> bool {
     holder.boot == boot_id() && start_of(holder.pid) == Some(holder.started)
 }
 
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+/// Which boot of the machine this is.
+pub fn boot_id() -> &'static str {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    })
 }
 
 /// Start time of a live process; `None` if there is none, or only its zombie.
@@ -60,7 +66,7 @@ pub(crate) enum Silent {
 }
 
 /// Milliseconds since boot, asleep or not: a clock that nobody sets.
-fn boottime_ms() -> i64 {
+pub fn boottime_ms() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }

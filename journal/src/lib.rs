@@ -11,7 +11,7 @@ mod tree;
 
 pub use checkpoint::{LogSigner, LogVerifier};
 pub use error::JournalError;
-pub use lease::{Holder, is_alive};
+pub use lease::{Holder, boot_id, boottime_ms, is_alive};
 pub use sqlite::SqliteJournal;
 pub use tree::Tree;
 

@@ -24,5 +24,5 @@ pub use capture::scan;
 pub use entry::{Content, Difference, Entry, EntryMeta, Node, Stamp, Tree, Xattrs};
 pub use error::SnapshotError;
 pub use pack::Hash;
-pub use restore::{restore, temporary_name, temporary_prefix};
+pub use restore::{restore, set_xattrs, temporary_name, temporary_prefix};
 pub use store::{SnapshotRef, Store};

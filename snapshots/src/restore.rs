@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::beneath::Root;
 use crate::capture::{scan, write_content};
-use crate::entry::{Difference, Entry, EntryMeta, Node, Tree};
+use crate::entry::{Difference, Entry, EntryMeta, Node, Tree, Xattrs};
 use crate::error::SnapshotError;
 use crate::pack::{Hash, PackReader, Place};
 use crate::store::{SnapshotRef, Store};
@@ -351,27 +351,24 @@ fn set_meta(fd: &OwnedFd, meta: &EntryMeta, shown: &Path) -> Result<(), Snapshot
         let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
         rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(SnapshotError::io("cannot own", shown))?;
     }
-    set_xattrs(fd, meta, shown)?;
+    set_xattrs(fd, &meta.xattrs).map_err(SnapshotError::io("cannot set attributes of", shown))?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(meta.mode)).map_err(SnapshotError::io("cannot chmod", shown))?;
     rustix::fs::futimens(fd, &times(meta)).map_err(SnapshotError::io("cannot set times of", shown))
 }
 
-fn set_xattrs(fd: &OwnedFd, meta: &EntryMeta, shown: &Path) -> Result<(), SnapshotError> {
+/// Gives a file these attributes and no others: a new one inherits the default ACL of its folder.
+pub fn set_xattrs(fd: impl AsFd, wanted: &Xattrs) -> Result<(), Errno> {
     let mut names = vec![0u8; 64 * 1024];
-    let count = match rustix::fs::flistxattr(fd, &mut names) {
+    let count = match rustix::fs::flistxattr(&fd, &mut names) {
         Ok(count) => count,
         Err(Errno::NOTSUP) => 0,
-        Err(errno) => return Err(SnapshotError::io("cannot list attributes of", shown)(errno)),
+        Err(errno) => return Err(errno),
     };
     names.truncate(count);
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if !meta.xattrs.iter().any(|(wanted, _)| wanted == name) {
-            rustix::fs::fremovexattr(fd, name).map_err(SnapshotError::io("cannot remove attributes of", shown))?;
+        if !wanted.iter().any(|(known, _)| known == name) {
+            rustix::fs::fremovexattr(&fd, name)?;
         }
     }
-    for (name, value) in &meta.xattrs {
-        rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty())
-            .map_err(SnapshotError::io("cannot set attributes of", shown))?;
-    }
-    Ok(())
+    wanted.iter().try_for_each(|(name, value)| rustix::fs::fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty()))
 }

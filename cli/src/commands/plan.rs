@@ -182,13 +182,7 @@ pub(crate) fn assessed(plan: &Plan, assessment: &Assessment) -> String {
     for step in &assessment.steps {
         out.push_str(&format!("\n{} [{}] {}\n", step.id, step.class.as_str(), step.way_back.how));
         for change in step.changes.iter().take(20) {
-            let rows =
-                change.rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
-            let word = serde_json::to_value(change.change)
-                .ok()
-                .and_then(|word| word.as_str().map(str::to_owned))
-                .unwrap_or_default();
-            out.push_str(&format!("  {word} {}{rows}\n", change.resource));
+            out.push_str(&super::show::change_line(change.change, &change.resource, change.rows));
         }
         if step.changes.len() > 20 {
             out.push_str(&format!("  … and {} more\n", step.changes.len() - 20));

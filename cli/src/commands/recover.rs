@@ -1,7 +1,7 @@
 //! `backout recover`: after a crash or a stop, tell done, not done and unknown, then finish safely.
 
 use clap::Args;
-use executor::{Conductor, Folded, last_sign_of_life};
+use executor::{Conductor, Folded};
 use journal::SqliteJournal;
 use kernel::{StepIx, StepState};
 use schemas::{End, ExitCode, OnFailure, Record, RecordBody, UndoReason};
@@ -185,7 +185,7 @@ fn recover_one(
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
     }
-    let alive_until_ms = Some(last_sign_of_life(&home.path("heartbeat"), jiff::Timestamp::now().as_millisecond()));
+    let alive_until_ms = Some(home.alive_until_ms());
     let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     Ok(tell(&rested, output))

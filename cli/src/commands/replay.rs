@@ -1,7 +1,7 @@
 //! `backout replay`: a corrected plan goes on from the last verified step of a halted run, after what came later is undone.
 
 use clap::Args;
-use executor::{Conductor, Folded, last_sign_of_life};
+use executor::{Conductor, Folded};
 use journal::Entry;
 use kernel::{DriverSet, StepIx};
 use schemas::{ExitCode, RecordBody};
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     for fact in [RecordBody::Reopened { by: by.clone() }, RecordBody::KeepRequested { keep, by }] {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;
     }
-    let alive_until_ms = Some(last_sign_of_life(&home.path("heartbeat"), jiff::Timestamp::now().as_millisecond()));
+    let alive_until_ms = Some(home.alive_until_ms());
     let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     if rested.folded.run.ended().is_some() || !rested.folded.run.is_amendable() {

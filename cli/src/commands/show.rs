@@ -74,15 +74,15 @@ pub(crate) fn read_receipt(home: &Home, digest: schemas::Digest) -> Result<Verif
 /// Changes of one step that a person is shown.
 const SHOWN_CHANGES: usize = 5;
 
-/// One change in a line.
-fn changed(change: &schemas::Change) -> String {
-    let word = match change.change {
+/// One change in a line, seen or foreseen.
+pub(crate) fn change_line(kind: schemas::ChangeKind, resource: &str, rows: Option<schemas::RowCount>) -> String {
+    let word = match kind {
         schemas::ChangeKind::Created => "created",
         schemas::ChangeKind::Updated => "updated",
         schemas::ChangeKind::Deleted => "deleted",
     };
-    let rows = change.rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
-    format!("  {word} {}{rows}", change.resource)
+    let rows = rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
+    format!("  {word} {resource}{rows}\n")
 }
 
 /// Says that a list was cut.
@@ -109,7 +109,8 @@ pub(crate) fn receipt_text(receipt: &Receipt, output: &Output) -> String {
         let changes = if count == 0 { String::new() } else { format!(", {count} changed") };
         out.push_str(&format!("  {:<14} {}{changes}\n", step.state, step.id));
         for change in step.changes.iter().take(SHOWN_CHANGES) {
-            out.push_str(&format!("  {:<14} {}\n", "", changed(change)));
+            let line = change_line(change.change, &change.resource, change.rows);
+            out.push_str(&format!("  {:<14} {line}", ""));
         }
         if let Some(left) = &step.left {
             out.push_str(&format!("  {:<14} -> {left}\n", ""));

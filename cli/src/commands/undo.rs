@@ -65,8 +65,7 @@ pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitC
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;
     }
-    let now_ms = jiff::Timestamp::now().as_millisecond();
-    let alive_until_ms = was_open.then(|| executor::last_sign_of_life(&home.path("heartbeat"), now_ms));
+    let alive_until_ms = was_open.then(|| home.alive_until_ms());
     let driving = Driving { home, drivers, alive_until_ms, output };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     Ok(tell(&rested, output))

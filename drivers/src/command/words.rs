@@ -83,8 +83,7 @@ pub(super) fn lexical(found: &Match<'_>, argv: &[String], cwd: &Path, facts: &Fa
 
 /// Names that a known command reads, beside those that it changes.
 fn sources(found: &Match<'_>, cwd: &Path) -> Vec<PathBuf> {
-    let names = ["from"].iter().filter_map(|name| found.bindings.get(*name));
-    names.flatten().map(|word| normal(&cwd.join(word))).collect()
+    found.bindings.get("from").into_iter().flatten().map(|word| normal(&cwd.join(word))).collect()
 }
 
 /// Looks at what the words lead to now.
@@ -123,8 +122,9 @@ pub(super) fn look_where_they_lead(step: &StepSpec, params: &Run) -> Result<(), 
             let stat = root.stat(path).map_err(snapshot_failed)?;
             Ok(stat.map(|stat| FileType::from_raw_mode(stat.st_mode)))
         };
-        let mut is_link = kind(&relative)? == Some(FileType::Symlink);
-        if kind(&relative)? == Some(FileType::Directory) {
+        let there = kind(&relative)?;
+        let mut is_link = there == Some(FileType::Symlink);
+        if there == Some(FileType::Directory) {
             // A copy into a folder goes to a name in it, which may be a link as well.
             for name in sources(&found, &cwd).iter().filter_map(|source| source.file_name()) {
                 is_link |= kind(&relative.join(name))? == Some(FileType::Symlink);

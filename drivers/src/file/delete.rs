@@ -74,6 +74,7 @@ pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -
         return Ok(None);
     }
     let params: Delete = step.params()?;
+    let going: std::collections::HashSet<&Path> = goals.iter().map(|goal| goal.entry.path.as_path()).collect();
     let mut worst = None;
     for path in params.paths.iter().filter(|_| params.recursive) {
         let name = relative_to(base, path, step)?;
@@ -81,7 +82,6 @@ pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -
         let beside = scan(root, &[parent], None).map_err(snapshot_failed)?;
         let is_file = |entry: &&snapshots::Entry| entry.exists() && entry.node != Node::Folder;
         let all = beside.entries.iter().filter(is_file).count();
-        let going: std::collections::HashSet<&Path> = goals.iter().map(|goal| goal.entry.path.as_path()).collect();
         let gone = beside.entries.iter().filter(is_file).filter(|entry| going.contains(entry.path.as_path())).count();
         worst = worst.max((gone * 100).checked_div(all).map(|share| share as u64));
     }

@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use kernel::{DriverError, StepSpec};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use schemas::Limits;
-use snapshots::{Content, Entry, EntryMeta, Hash, Node, Root, Stamp, Tree};
+use snapshots::{Content, Entry, EntryMeta, Hash, Node, Root, Stamp, Tree, set_xattrs};
 
 use super::lower::{content_of, parse_mode, relative_to};
 use super::params::{Append, Chmod, FromTo, Replace, Symlink, Write};
@@ -340,28 +340,8 @@ fn put_folder(folder: &OwnedFd, name: &std::ffi::OsStr, meta: &EntryMeta) -> Res
     let fd = rustix::fs::openat(folder, name, flags, Mode::empty())?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
     rustix::fs::fchown(&fd, Some(uid), Some(gid))?;
-    only_attributes(&fd, meta)?;
+    set_xattrs(&fd, &meta.xattrs)?;
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode))
-}
-
-/// Sets the attributes of `meta` and removes all others: a new file inherits the default ACL of its folder.
-fn only_attributes(fd: impl std::os::fd::AsFd, meta: &EntryMeta) -> Result<(), Errno> {
-    let mut names = vec![0u8; 64 * 1024];
-    let count = match rustix::fs::flistxattr(&fd, &mut names) {
-        Ok(count) => count,
-        Err(Errno::NOTSUP) => 0,
-        Err(errno) => return Err(errno),
-    };
-    names.truncate(count);
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        if !meta.xattrs.iter().any(|(wanted, _)| wanted == name) {
-            rustix::fs::fremovexattr(&fd, name)?;
-        }
-    }
-    for (name, value) in &meta.xattrs {
-        rustix::fs::fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty())?;
-    }
-    Ok(())
 }
 
 fn fill(fd: OwnedFd, meta: &EntryMeta, bytes: &[u8]) -> Result<(), Errno> {
@@ -373,7 +353,7 @@ fn fill(fd: OwnedFd, meta: &EntryMeta, bytes: &[u8]) -> Result<(), Errno> {
         let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));
         rustix::fs::fchown(&file, Some(uid), Some(gid))?;
     }
-    only_attributes(&file, meta)?;
+    set_xattrs(&file, &meta.xattrs)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(meta.mode))?;
     file.sync_all().map_err(errno)
 }

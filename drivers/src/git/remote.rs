@@ -28,12 +28,7 @@ fn git(repo: &Repository, words: &[&str]) -> Result<String, DriverError> {
         "core.fsmonitor=false",
     ];
     let argv: Vec<String> = fixed.iter().chain(words).map(|word| (*word).to_owned()).collect();
-    let env = BTreeMap::from([
-        ("GIT_CONFIG_NOSYSTEM".to_owned(), "1".to_owned()),
-        ("GIT_CONFIG_GLOBAL".to_owned(), "/dev/null".to_owned()),
-        ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
-        ("GIT_DIR".to_owned(), repo.path().display().to_string()),
-    ]);
+    let env = BTreeMap::from([("GIT_DIR".to_owned(), repo.path().display().to_string())]);
     let cancel = Cancel::default();
     let program = Program {
         argv: &argv,

@@ -29,21 +29,8 @@ impl Sqlite {
         path: &Path,
         scope: &Scope,
     ) -> Result<(), UndoError> {
-        let folder = tempdir_in(self.store.folder(), &scope.run)?;
-        let outcome = self.undo_from(&folder, step, before, reference, path, scope);
-        let _ = std::fs::remove_dir_all(&folder);
-        outcome
-    }
-
-    fn undo_from(
-        &self,
-        folder: &Path,
-        step: &StepSpec,
-        before: &Before,
-        reference: &SnapshotRef,
-        path: &Path,
-        scope: &Scope,
-    ) -> Result<(), UndoError> {
+        let scratch = Scratch::beside(self.store.folder(), &scope.run)?;
+        let folder = scratch.0.as_path();
         let root = Root::open(folder).map_err(snapshot_failed)?;
         let paths = [PathBuf::from("backup.db")];
         restore(&self.store, &root, &paths, reference, &Tree::default(), &scope.run).map_err(snapshot_failed)?;
@@ -103,17 +90,15 @@ impl Sqlite {
     }
 
     pub(super) fn take_backup(&self, db: &Connection, scope: &Scope) -> Result<SnapshotRef, DriverError> {
-        let folder = tempdir_in(self.store.folder(), &scope.run)?;
-        let path = folder.join("backup.db");
+        let scratch = Scratch::beside(self.store.folder(), &scope.run)?;
+        let path = scratch.0.join("backup.db");
         let copied = Connection::open(&path).and_then(|mut copy| {
             Backup::new(db, &mut copy)
                 .and_then(|backup| backup.run_to_completion(i32::MAX, Duration::from_millis(1), None))
         });
-        let captured = copied.map_err(failed("back up to", &path)).and_then(|()| {
-            let root = Root::open(&folder).map_err(snapshot_failed)?;
-            self.store.capture(&root, &[PathBuf::from("backup.db")], None).map_err(snapshot_failed)
-        });
-        let _ = std::fs::remove_dir_all(&folder);
+        copied.map_err(failed("back up to", &path))?;
+        let root = Root::open(&scratch.0).map_err(snapshot_failed)?;
+        let captured = self.store.capture(&root, &[PathBuf::from("backup.db")], None).map_err(snapshot_failed);
         captured.map(|(reference, _)| reference)
     }
 }
@@ -128,10 +113,21 @@ fn change_counter(header: &File) -> Result<[u8; 4], DriverError> {
     Ok(counter)
 }
 
-fn tempdir_in(folder: &Path, run: &str) -> Result<PathBuf, DriverError> {
-    let path = folder.join(snapshots::temporary_name(run));
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&path).map_err(|error| DriverError::io(format!("cannot create {}", path.display()), error))?;
-    Ok(path)
+/// A folder for one copy of a database, which goes with this value; what a crash leaves is known by its name.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn beside(folder: &Path, run: &str) -> Result<Self, DriverError> {
+        let path = folder.join(snapshots::temporary_name(run));
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path).map_err(|error| DriverError::io(format!("cannot create {}", path.display()), error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
