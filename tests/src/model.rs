@@ -2,7 +2,7 @@
 //!
 //! The model's shell and driver can carry seeded bugs, each of which the checker must find: that is the test of the checker.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub struct Budget {
     pub stops: u8,
     /// Changes by somebody else.
     pub foreign: u8,
-    /// Events that may wait for a commit.
+    /// Events that may wait for a commit. Zero: each event is durable as it happens, which loses nothing against one (see [`Checker::check`]).
     pub pending: u8,
 }
 
@@ -73,7 +73,8 @@ pub struct Report {
 
 #[derive(Clone)]
 struct State {
-    durable: Run,
+    /// What a crash leaves, where that is not what is known.
+    lagging: Option<Arc<Run>>,
     live: Run,
     pending: u8,
     world: Vec<World>,
@@ -83,6 +84,12 @@ struct State {
     acted: bool,
     /// Somebody's change was taken for the before-image.
     foreign_hidden: bool,
+}
+
+impl State {
+    fn durable(&self) -> &Run {
+        self.lagging.as_deref().unwrap_or(&self.live)
+    }
 }
 
 /// Checks one graph. `needs[i]` lists steps with smaller indices.
@@ -107,11 +114,31 @@ impl Checker {
     }
 
     /// Visits every state that can be reached within `budget`.
+    ///
+    /// With no pending events it is a partial-order reduction of one pending event: a record lost in a crash leaves what a crash in the
+    /// middle of the same act leaves, and a change by somebody else before a commit is the same change after it
+    /// (`one_lost_record_leads_nowhere_that_a_crash_in_the_act_does_not`).
     pub fn check(&self, budget: Budget) -> Report {
-        let run = Run::new(self.kernel_graph.clone(), self.on_failure);
+        self.visit(budget, |_| {})
+    }
+
+    /// The distinct worlds in which the run is settled, that is, with nothing pending: what the run knows, and what is there.
+    pub fn settled(&self, budget: Budget) -> HashSet<u64> {
+        let mut settled = HashSet::new();
+        self.visit(budget, |state| {
+            if state.pending == 0 {
+                let mut hasher = DefaultHasher::new();
+                (&state.live, &state.world).hash(&mut hasher);
+                settled.insert(hasher.finish());
+            }
+        });
+        settled
+    }
+
+    fn visit(&self, budget: Budget, mut look: impl FnMut(&State)) -> Report {
         let start = State {
-            durable: run.clone(),
-            live: run,
+            lagging: None,
+            live: Run::new(self.kernel_graph.clone(), self.on_failure),
             pending: 0,
             world: vec![World::Before; self.graph.len()],
             budget,
@@ -121,15 +148,16 @@ impl Checker {
             foreign_hidden: false,
         };
         let mut seen = HashSet::from([key(&start)]);
-        let mut open = VecDeque::from([start]);
-        while let Some(state) = open.pop_front() {
+        let mut open = vec![start];
+        while let Some(state) = open.pop() {
+            look(&state);
             let next = match self.successors(&state) {
                 Ok(next) => next,
                 Err(violation) => return Report { states: seen.len(), violation: Some(violation) },
             };
             for state in next {
                 if seen.insert(key(&state)) {
-                    open.push_back(state);
+                    open.push(state);
                 }
             }
         }
@@ -141,11 +169,11 @@ impl Checker {
         let mut out = Vec::new();
         if state.pending > 0 {
             let mut next = state.clone();
-            next.durable = next.live.clone();
+            next.lagging = None;
             next.pending = 0;
             out.push(next);
         }
-        if state.pending < state.budget.pending {
+        if state.pending < state.budget.pending.max(1) {
             self.effects(state, &mut out)?;
             self.acts(state, &mut out)?;
             self.stop(state, &mut out)?;
@@ -165,8 +193,11 @@ impl Checker {
         if let Event::Step(ix, StepFact::Sighted(Seen::Absent) | StepFact::UndoSighted(Seen::Absent)) = event {
             next.foreign_hidden |= state.world[ix.at()] == World::Foreign;
         }
+        if state.budget.pending > 0 {
+            next.pending += 1;
+            next.lagging.get_or_insert_with(|| Arc::new(state.live.clone()));
+        }
         self.feed(&mut next, &event)?;
-        next.pending += 1;
         out.push(next);
         Ok(())
     }
@@ -260,7 +291,7 @@ impl Checker {
     /// Drivers that act, on records that are durable.
     fn acts(&self, state: &State, out: &mut Vec<State>) -> Result<(), String> {
         for ix in self.graph.steps() {
-            let durable = state.durable.state(ix) == state.live.state(ix);
+            let durable = state.durable().state(ix) == state.live.state(ix);
             match state.live.state(ix) {
                 StepState::Applying if durable || self.bug == Bug::ActsBeforeDurable => {
                     if !durable {
@@ -350,22 +381,24 @@ impl Checker {
         Ok(())
     }
 
-    /// The process dies: what was not durable is lost, and one step that was acting may have got anywhere.
+    /// The process dies: what was not durable is lost, and the steps that were acting may have got anywhere.
     fn crash(&self, state: &State, out: &mut Vec<State>) -> Result<(), String> {
         if state.budget.crashes == 0 || state.live.ended().is_some() {
             return Ok(());
         }
         let mut worlds = vec![state.world.clone()];
-        for ix in self.graph.steps().filter(|ix| state.durable.state(*ix) == state.live.state(*ix)) {
+        for ix in self.graph.steps().filter(|ix| state.durable().state(*ix) == state.live.state(*ix)) {
             let lefts: &[World] = match (state.live.state(ix), state.world[ix.at()]) {
                 (StepState::Applying, World::Before) => &[World::Partial, World::After],
                 (StepState::Undoing, World::After | World::Partial) => &[World::Partial, World::Before],
                 _ => &[],
             };
-            for left in lefts {
-                let mut world = state.world.clone();
-                world[ix.at()] = *left;
-                worlds.push(world);
+            for at in 0..worlds.len() {
+                for left in lefts {
+                    let mut world = worlds[at].clone();
+                    world[ix.at()] = *left;
+                    worlds.push(world);
+                }
             }
         }
         for world in worlds {
@@ -374,7 +407,8 @@ impl Checker {
                 next.acted |= world != state.world;
                 next.world.clone_from(&world);
                 next.budget.crashes -= 1;
-                next.live = next.durable.clone();
+                next.live = state.durable().clone();
+                next.lagging = None;
                 next.live.handle(&Event::Run(RunFact::Reopened)).map_err(|error| error.to_string())?;
                 if back && next.live.handle(&Event::Run(RunFact::UndoRequested)).is_err() {
                     continue;
@@ -386,7 +420,6 @@ impl Checker {
                         let _ = next.live.handle(&Event::Step(ix, StepFact::Sighted(Seen::Absent)));
                     }
                 }
-                next.durable = next.live.clone();
                 next.pending = 0;
                 out.push(next);
             }
@@ -459,14 +492,70 @@ fn show(state: &State) -> String {
 /// A state as 64 bits: of tens of millions of states the chance that two share them is below one in ten thousand.
 fn key(state: &State) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let durable = (state.pending > 0).then_some(&state.durable);
     let flags = (state.undo_failed, state.foreign_used, state.foreign_hidden, state.acted, state.pending);
-    (&state.live, durable, &state.world, state.budget, flags).hash(&mut hasher);
+    (&state.live, &state.lagging, &state.world, state.budget, flags).hash(&mut hasher);
     hasher.finish()
 }
 
-/// Every graph of `count` steps whose needs have smaller indices: every graph, up to the names of the steps.
-pub fn graphs(count: usize) -> Vec<Vec<Vec<StepIx>>> {
+/// A graph to check: the needs of each step, which have smaller indices, and the step that is irreversible, if one is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shape {
+    /// What each step needs.
+    pub needs: Vec<Vec<StepIx>>,
+    /// The irreversible step.
+    pub pivot: Option<usize>,
+}
+
+impl Shape {
+    /// Which steps are irreversible.
+    pub fn pivots(&self) -> Vec<bool> {
+        (0..self.needs.len()).map(|at| self.pivot == Some(at)).collect()
+    }
+
+    /// The same shape with its steps renamed: step `at` becomes `names[at]`.
+    fn renamed(&self, names: &[usize]) -> Self {
+        let mut needs = vec![Vec::new(); names.len()];
+        for (row, name) in self.needs.iter().zip(names) {
+            needs[*name] = row.iter().map(|need| StepIx(names[need.at()] as u32)).collect();
+            needs[*name].sort();
+        }
+        Self { needs, pivot: self.pivot.map(|at| names[at]) }
+    }
+}
+
+/// Every graph of `count` steps, with each choice of at most one irreversible step, up to the names of the steps.
+pub fn shapes(count: usize) -> Vec<Shape> {
+    let names = orders(count);
+    let mut seen = HashSet::new();
+    let mut shapes = Vec::new();
+    for needs in graphs(count) {
+        for pivot in std::iter::once(None).chain((0..count).map(Some)) {
+            let shape = Shape { needs: needs.clone(), pivot };
+            let first = names.iter().map(|names| shape.renamed(names)).min();
+            if first.is_some_and(|first| seen.insert(first)) {
+                shapes.push(shape);
+            }
+        }
+    }
+    shapes
+}
+
+/// Every order of `0..count`.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let Some(last) = count.checked_sub(1) else { return vec![Vec::new()] };
+    let mut out = Vec::new();
+    for order in orders(last) {
+        for at in 0..=order.len() {
+            let mut longer = order.clone();
+            longer.insert(at, last);
+            out.push(longer);
+        }
+    }
+    out
+}
+
+/// Every graph of `count` steps whose needs have smaller indices.
+fn graphs(count: usize) -> Vec<Vec<Vec<StepIx>>> {
     let pairs: Vec<(usize, usize)> = (0..count).flat_map(|to| (0..to).map(move |from| (from, to))).collect();
     (0..1u32 << pairs.len())
         .map(|mask| {

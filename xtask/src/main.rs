@@ -13,9 +13,8 @@ fn main() -> ExitCode {
         "test" => run::test(),
         "schemas" => run::schemas(),
         "crash" => run::crash(&rest),
-        "model" => run::model(),
         "bench" => bench::bench(&rest),
-        _ => Err("cargo xtask test | schemas | crash [KILLS] | model | bench [runs|snapshots]".to_owned()),
+        _ => Err("cargo xtask test | schemas | crash [KILLS] | bench [runs|snapshots]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,12 +29,6 @@ pub(crate) fn crash(args: &[String]) -> Result<(), String> {
     cargo(&words, &[("BACKOUT_KILLS", kills)])
 }
 
-/// The exhaustive checker with everything at once for four steps.
-pub(crate) fn model() -> Result<(), String> {
-    let words = ["test", "--release", "--locked", "-p", "tests", "--test", "model", "--", "--nocapture", "--ignored"];
-    cargo(&words, &[])
-}
-
 pub(crate) fn schemas() -> Result<(), String> {
     for (file, schema) in schemas::published() {
         let text = serde_json::to_string_pretty(&schema).map_err(|error| error.to_string())? + "\n";
