@@ -3,24 +3,21 @@
 use std::sync::Arc;
 
 use executor::{Conductor, Finished, Folded, Loaded, Names, Shell, Stop, fold};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use journal::{Entry, Journal as _, SqliteJournal};
 use kernel::{DriverSet, Facts};
 use planner::Planned;
-use policy::{BuiltIn, Engine as _, Request, StepFacts};
 use schemas::{
-    ApprovalsRequired, Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Finding,
-    GateVerdict, Manifest, OnFailure, Plan, Predicate as _, Record, RecordBody, Role, RunSubject, Statement, Subject,
-    TrustRoot, Verified,
+    Assessment, Code, Decisions, Digest, Document as _, End, Envelope, ExitCode, Manifest, OnFailure, Plan, Record,
+    RecordBody, Role, RunSubject, Statement, Subject, TrustRoot, Verified,
 };
 
 use crate::home::Home;
-use crate::look::{Corrected, assess, unknown_commands};
+use crate::judge;
+use crate::look::Corrected;
 use crate::output::Output;
 use crate::problem::{Problem, chain};
-
-/// How long a manifest may be run after it was issued.
-const MANIFEST_MINUTES: i64 = 60;
+use crate::votes;
 
 /// A plan that was read: with its signer if it was signed.
 pub(crate) struct ReadPlan {
@@ -99,8 +96,9 @@ pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Ga
         return Err(Problem::identity(title, "name the agent whose key signs"));
     }
     let corrects = replay.map(|name| corrected(home, name, &read.plan)).transpose()?;
-    let outcome = refuse_rejected(&records(&home.journal()?)?, read.digest)
-        .and_then(|()| decide(home, &read, &signer, trust.document(), bytes, corrects.as_ref()));
+    let records = records(&home.journal()?)?;
+    let outcome = votes::refuse_rejected(&records, read.digest)
+        .and_then(|()| judge::decide(home, &records, &read, &signer, trust.document(), bytes, corrects.as_ref()));
     if let Err(problem) = &outcome
         && !problem.findings.is_empty()
     {
@@ -121,109 +119,6 @@ fn corrected(home: &Home, name: &str, plan: &Plan) -> Result<Corrected, Problem>
         Problem::findings(ExitCode::Integrity, "a kept plan does not parse", findings, "backout verify")
     })?;
     Ok(Corrected::of(&folded, &old, plan))
-}
-
-fn decide(
-    home: &Home,
-    read: &ReadPlan,
-    signer: &schemas::Signer,
-    trust: &TrustRoot,
-    bytes: &[u8],
-    corrects: Option<&Corrected>,
-) -> Result<Gated, Problem> {
-    let digest = read.digest;
-    let (site, drivers) = (home.site()?, home.drivers()?);
-    let facts = Arc::new(site.facts(&read.plan.environment, home.dir())?);
-    let planned = check(read.plan.clone(), &drivers, &facts)?;
-    let assessed = assess(&planned, &drivers, digest, corrects);
-    let assessment = assessed.map_err(|findings| {
-        Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN")
-    })?;
-    let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
-    let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
-    let environments = trust.key(signer.keyid).map_or(&[][..], |key| &key.environments);
-    let steps = planned.steps.iter().zip(&assessment.steps);
-    let request = Request {
-        plan: digest,
-        assessment: Digest::of(&assessment_bytes),
-        agent_environments: environments,
-        site: &gate_facts,
-        unknown: unknown_commands(&planned, &drivers),
-        steps: steps
-            .map(|(step, assessed)| StepFacts { ix: step.ix.at(), assessed, writes: &step.lowered.writes })
-            .collect(),
-    };
-    let engine = BuiltIn;
-    let outcome = engine.decide(&request);
-    if !outcome.refusals.is_empty() {
-        let mut refusals = outcome.refusals;
-        schemas::sort_findings(&mut refusals);
-        return Err(Problem::findings(
-            ExitCode::Refused,
-            "the plan was refused; nothing was touched",
-            refusals,
-            "change the plan; no approval can change a forbidden one",
-        ));
-    }
-    let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
-    let manifest = manifest(
-        &planned,
-        &request,
-        &outcome,
-        signer,
-        trust,
-        (engine.digest(), site.digest(), Digest::of(&decisions_bytes)),
-    )?;
-    let statement = Statement::new(vec![Subject::new("plan", digest)], manifest.clone());
-    let payload = statement.to_payload();
-    if payload.len() > Manifest::MAX_BYTES {
-        return Err(Problem::usage("the manifest would be larger than 4 KiB", "use shorter names"));
-    }
-    let envelope = Envelope::sign(Statement::<Manifest>::PAYLOAD_TYPE, &payload, &[&home.key("gate")?]);
-    let manifest_digest = Digest::of(&payload);
-    home.keep(digest, bytes)?;
-    home.keep(site.digest(), site.bytes())?;
-    home.keep(request.assessment, &assessment_bytes)?;
-    home.keep(manifest.decisions, &decisions_bytes)?;
-    home.keep(manifest_digest, &envelope.to_json())?;
-    home.note(RecordBody::Gated { plan: digest, manifest: manifest_digest, assessment: request.assessment })?;
-    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions })
-}
-
-fn manifest(
-    planned: &Planned,
-    request: &Request<'_>,
-    outcome: &policy::Outcome,
-    signer: &schemas::Signer,
-    trust: &TrustRoot,
-    (policy, site, decisions): (Digest, Digest, Digest),
-) -> Result<Manifest, Problem> {
-    let issued = Timestamp::now();
-    let mut classes = std::collections::BTreeMap::new();
-    for step in &request.steps {
-        *classes.entry(step.class()).or_insert(0) += 1;
-    }
-    Ok(Manifest {
-        session: planned.plan.session.clone(),
-        requester: signer.owner.clone(),
-        environment: planned.plan.environment.clone(),
-        plan: request.plan,
-        assessment: request.assessment,
-        decisions,
-        policy,
-        site,
-        trust_version: trust.version,
-        verdict: if outcome.people == 0 { GateVerdict::Allow } else { GateVerdict::Hold },
-        steps: request.steps.len() as u64,
-        classes,
-        approvals: ApprovalsRequired {
-            people: outcome.people,
-            role: Role::Approver(planned.plan.environment.clone()).to_string(),
-        },
-        issued,
-        expires: issued + SignedDuration::from_mins(MANIFEST_MINUTES),
-        nonce: nonce()?,
-    })
 }
 
 /// 128 random bits in hex.
@@ -447,114 +342,15 @@ pub(crate) struct Opening {
     pub(crate) predicate: Manifest,
     pub(crate) approvals: Vec<Digest>,
     pub(crate) loaded: Loaded,
+    pub(crate) reserved: schemas::Counters,
 }
 
 /// The manifest that a record puts to use.
-fn used_by(fact: &RecordBody) -> Option<Digest> {
+pub(crate) fn used_by(fact: &RecordBody) -> Option<Digest> {
     match fact {
         RecordBody::RunOpened { manifest, .. } | RecordBody::Amended { manifest, .. } => Some(*manifest),
         _ => None,
     }
-}
-
-/// Checks that a manifest may run now: not expired, not used, nothing changed, approvals there.
-pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: &str) -> Result<Opening, Problem> {
-    let (digest, verified) = find_manifest(records, home, name)?;
-    let manifest = verified.document().predicate.clone();
-    let now = Timestamp::now();
-    if now >= manifest.expires {
-        let title = format!("the manifest expired at {}", manifest.expires);
-        return Err(Problem::new(ExitCode::Stale, Code::EXPIRED, title, "backout gate PLAN"));
-    }
-    if manifest.policy != BuiltIn.digest() {
-        return Err(Problem::stale("the policy changed since the gate decided"));
-    }
-    if manifest.site != home.site()?.digest() {
-        return Err(Problem::stale("backout.toml changed since the gate decided"));
-    }
-    if manifest.trust_version != home.trust()?.document().version {
-        return Err(Problem::stale("the trust root changed since the gate decided"));
-    }
-    if records.iter().any(|record| used_by(&record.fact) == Some(digest)) {
-        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
-    }
-    let approvals = approvals(home, records, digest, &manifest, now)?;
-    let names = Names { plan: manifest.plan, assessment: manifest.assessment, decisions: manifest.decisions };
-    let loaded = load(home, drivers, &names)?;
-    if loaded.facts.roots != home.site()?.facts(&manifest.environment, home.dir())?.roots {
-        return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
-    }
-    Ok(Opening { manifest: digest, predicate: manifest, approvals, loaded })
-}
-
-/// A person's no: the plan must change.
-fn rejected(detail: String, pointer: &str) -> Problem {
-    let hint = "change the plan: one no vetoes it, and no later yes outweighs it";
-    let finding = Finding::error(Code::REJECTED, pointer, detail, hint).for_whom(schemas::WhoCanAct::Forbidden);
-    Problem::findings(
-        ExitCode::Refused,
-        "the plan was rejected",
-        vec![finding],
-        "change the plan, then backout gate PLAN",
-    )
-}
-
-/// A plan that somebody said no to stays refused, also under a new manifest.
-fn refuse_rejected(records: &[Record], plan: Digest) -> Result<(), Problem> {
-    let manifests: std::collections::HashSet<Digest> = records
-        .iter()
-        .filter_map(|record| match &record.fact {
-            RecordBody::Gated { plan: of, manifest, .. } if *of == plan => Some(*manifest),
-            _ => None,
-        })
-        .collect();
-    let no = records.iter().find_map(|record| match &record.fact {
-        RecordBody::Approved { manifest, owner, reject: true, .. } if manifests.contains(manifest) => Some(owner),
-        _ => None,
-    });
-    no.map_or(Ok(()), |owner| Err(rejected(format!("{owner} rejected this very plan"), "")))
-}
-
-/// The approvals of a manifest that count, or what is missing.
-pub(crate) fn approvals(
-    home: &Home,
-    records: &[Record],
-    digest: Digest,
-    manifest: &Manifest,
-    now: Timestamp,
-) -> Result<Vec<Digest>, Problem> {
-    let trust = home.trust()?;
-    let role: Role =
-        manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
-    let mut votes = Vec::new();
-    for record in records {
-        let RecordBody::Approved { manifest: about, approval, reject, owner, .. } = &record.fact else { continue };
-        if *about != digest {
-            continue;
-        }
-        // A no stays a no, whatever becomes of the document that says why.
-        if *reject {
-            return Err(rejected(format!("{owner} rejected it"), ""));
-        }
-        let envelope = Envelope::from_json(&home.document(*approval)?)
-            .map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
-        let vote: policy::Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
-            Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve")
-        })?;
-        if vote.digest() != *approval {
-            return Err(Problem::identity("an approval is not the one that the log names", "backout verify"));
-        }
-        votes.push(vote);
-    }
-    policy::count(digest, &manifest.environment, &manifest.requester, &manifest.approvals, &votes, now)
-        .map(|counted| counted.approvals)
-        .map_err(|findings| {
-            if let Some(no) = findings.iter().find(|finding| finding.code == Code::REJECTED) {
-                return rejected(no.detail.clone(), "");
-            }
-            let next = format!("backout approve {} --as NAME", digest.short());
-            Problem::findings(ExitCode::Waiting, "the run may not start yet", findings, next)
-        })
 }
 
 /// A new run: its opening is durable when this returns.
@@ -579,6 +375,7 @@ pub(crate) fn open_run(
         approvals: opening.approvals.clone(),
         on_failure,
         steps: steps as u32,
+        reserved: opening.reserved,
     };
     let entry = Entry { subject: Some(Arc::new(subject.clone())), fact };
     journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;

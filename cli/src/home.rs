@@ -72,7 +72,7 @@ impl Home {
     }
 
     pub(crate) fn site(&self) -> Result<Site, Problem> {
-        Site::read(&self.path("backout.toml"))
+        Site::read(&self.dir)
     }
 
     pub(crate) fn store(&self) -> Result<Store, Problem> {

@@ -72,19 +72,24 @@ fn side_commands<'a>(
 }
 
 /// Every command of a plan that looks, and is not known to only read, with the place where the plan names it.
-pub(crate) fn unknown_commands(planned: &Planned, drivers: &DriverSet) -> Vec<policy::Unknown> {
+pub(crate) fn unknown_commands(
+    steps: &[kernel::StepSpec],
+    checks: &[schemas::Check],
+    facts: &Facts,
+    drivers: &DriverSet,
+) -> Vec<policy::Unknown> {
     let mut out = Vec::new();
     let mut note = |pointer: String, side: kernel::SideCommand| {
         if !side.only_reads {
             out.push(policy::Unknown { pointer, argv: side.argv });
         }
     };
-    for step in &planned.steps {
+    for step in steps {
         let pointer = format!("/steps/{}", step.ix.0);
         side_commands(&step.verify, drivers, &step.facts).for_each(|side| note(format!("{pointer}/verify"), side));
         step.lowered.side.iter().for_each(|side| note(pointer.clone(), side.clone()));
     }
-    side_commands(&planned.plan.checks, drivers, &planned.facts).for_each(|side| note("/checks".to_owned(), side));
+    side_commands(checks, drivers, facts).for_each(|side| note("/checks".to_owned(), side));
     out
 }
 

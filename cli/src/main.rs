@@ -5,11 +5,14 @@
 mod commands;
 mod flow;
 mod home;
+mod judge;
 mod look;
 mod output;
 mod problem;
+mod rules;
 mod site;
 mod standing;
+mod votes;
 
 use clap::Parser as _;
 

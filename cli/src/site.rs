@@ -1,18 +1,19 @@
-//! The site configuration: environments with their roots and what is protected. Written by people, never by a plan.
+//! The site: `backout.toml` with the environments, and beside it `inventory.toml` with what people say of resources. Written by people, never
+//! by a plan.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use kernel::Facts;
-use policy::SiteFacts;
+use policy::{Inventory, SiteFacts, Tier};
 use schemas::{Digest, Resource};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
 
-/// Largest `backout.toml`.
-const MAX_BYTES: u64 = 1 << 20;
+/// Largest file of a site.
+const MAX_BYTES: u64 = 4 << 20;
 
 /// `backout.toml`.
 #[derive(Debug, Deserialize)]
@@ -20,7 +21,14 @@ const MAX_BYTES: u64 = 1 << 20;
 pub(crate) struct Site {
     environments: BTreeMap<String, Environment>,
     #[serde(skip)]
-    bytes: Vec<u8>,
+    texts: Texts,
+}
+
+/// The files as they were read: kept as one document, so that a decision can be explained later.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Texts {
+    site: String,
+    inventory: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -31,6 +39,8 @@ struct Environment {
     /// Whether the rules for production hold.
     #[serde(default)]
     production: bool,
+    /// What it is to the house, where it is not production.
+    tier: Option<Tier>,
     /// Resources that are backups of others, as `file:/srv/backups`.
     #[serde(default)]
     backups: Vec<Resource>,
@@ -47,32 +57,50 @@ fn default_share() -> u64 {
 }
 
 impl Site {
-    pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
-        let failed = |error| Problem::failure(&format!("cannot read {}", path.display()), &error);
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(failed)?;
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-        Self::from_bytes(&bytes, path)
+    /// Reads the site of a state folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, Problem> {
+        let inventory = folder.join("inventory.toml");
+        let texts = Texts {
+            site: read(&folder.join("backout.toml"))?,
+            inventory: if inventory.exists() { read(&inventory)? } else { String::new() },
+        };
+        Self::parse(texts)
     }
 
-    /// The site that these bytes say, which came from `path`.
-    pub(crate) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, Problem> {
-        let usage = |text: String| Problem::usage(format!("{}: {text}", path.display()), "mend the file");
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(usage(format!("larger than {MAX_BYTES} bytes")));
+    /// The site that these texts say.
+    pub(crate) fn parse(texts: Texts) -> Result<Self, Problem> {
+        let usage = |text: String| Problem::usage(format!("backout.toml: {text}"), "mend the file");
+        let mut site: Self = toml::from_str(&texts.site).map_err(|error| usage(error.to_string()))?;
+        if let Some((name, _)) = site
+            .environments
+            .iter()
+            .find(|(_, it)| it.production && it.tier.is_some_and(|tier| tier != Tier::Production))
+        {
+            return Err(usage(format!("environment {name} is production and says another tier")));
         }
-        let text = std::str::from_utf8(bytes).map_err(|error| usage(error.to_string()))?;
-        let mut site: Self = toml::from_str(text).map_err(|error| usage(error.to_string()))?;
-        site.bytes = bytes.to_vec();
+        site.texts = texts;
         Ok(site)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// The files as one document.
+    pub(crate) fn document(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.texts).unwrap_or_default()
     }
 
     pub(crate) fn digest(&self) -> Digest {
-        Digest::of(&self.bytes)
+        Digest::of(&self.document())
+    }
+
+    /// What people say of resources.
+    pub(crate) fn inventory(&self) -> Result<Inventory, Problem> {
+        Inventory::parse(&self.texts.inventory).map_err(|error| {
+            Problem::new(
+                schemas::ExitCode::Refused,
+                schemas::Code::POLICY_ERROR,
+                format!("inventory.toml: {error}"),
+                "mend the file: without it nobody knows what is protected",
+            )
+        })
     }
 
     fn environment(&self, name: &str) -> Result<&Environment, Problem> {
@@ -110,11 +138,26 @@ impl Site {
         let environment = self.environment(name)?;
         Ok(SiteFacts {
             environment: name.to_owned(),
-            production: environment.production,
+            tier: match (environment.production, environment.tier) {
+                (true, _) => Tier::Production,
+                (false, tier) => tier.unwrap_or(Tier::Staging),
+            },
             backups: environment.backups.clone(),
             own,
             allow_irreversible: environment.allow_irreversible,
             max_delete_share: environment.max_delete_share,
+            inventory: self.inventory()?,
         })
     }
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let failed = |error| Problem::failure(&format!("cannot read {}", path.display()), &error);
+    let usage = |text: String| Problem::usage(format!("{}: {text}", path.display()), "mend the file");
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).map_err(failed)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(usage(format!("larger than {MAX_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| usage(error.to_string()))
 }

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use schemas::{Change, Check, Class, Expectation, Finding, PlanStep, Resource, StepAssessment, UndoCommand, WayBack};
+use schemas::{
+    Act, Change, Check, Class, Expectation, Finding, PlanStep, Resource, StepAssessment, UndoCommand, WayBack,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -52,6 +54,8 @@ pub struct Lowered {
     pub argv: Vec<String>,
     /// Resolved working directory, likewise.
     pub cwd: Option<String>,
+    /// What it does beyond the changes that can be seen before; a step that the assessment tells whole has none.
+    pub act: Option<Act>,
     /// Commands of the plan that look before or after the step.
     pub side: Vec<SideCommand>,
 }

@@ -89,6 +89,7 @@ impl Event {
             }
             R::Ended { end, .. } => Some(Self::Run(RunFact::Ended(*end))),
             R::TrustPinned { .. }
+            | R::PolicyPinned { .. }
             | R::Refused { .. }
             | R::Gated { .. }
             | R::Approved { .. }

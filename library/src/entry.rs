@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use schemas::{Class, Effectiveness};
+use schemas::{Act, Class, Effectiveness, Hazard, Thing, Verb};
 use serde::Deserialize;
 
-use crate::matcher::{Match, find, placeholders};
+use crate::matcher::{Match, bind, find, placeholders};
 
 /// The shipped entries, one file for each family of tools.
 const FILES: &[(&str, &str)] = &[
@@ -67,6 +67,17 @@ pub struct Entry {
     pub any_flags: bool,
     /// What it does, in a sentence.
     pub does: String,
+    /// What is done.
+    pub verb: Verb,
+    /// To what.
+    #[serde(default)]
+    pub on: Thing,
+    /// The name of what it is done to, with placeholders; the program where it is left out.
+    #[serde(default)]
+    pub named: String,
+    /// Harm that needs no delete.
+    #[serde(default)]
+    pub hazards: Vec<Hazard>,
     /// How reversible it is.
     pub class: Class,
     /// How much the way back gives back.
@@ -170,6 +181,19 @@ impl Library {
     }
 }
 
+impl Match<'_> {
+    /// What the command does, for the gate. A placeholder that is bound to many values, or to none, leaves the entry's own words.
+    pub fn act(&self) -> Act {
+        let entry = self.entry;
+        let bound = bind(std::slice::from_ref(&entry.named), &self.bindings).unwrap_or_default().concat();
+        let named = match (bound.is_empty(), entry.words.first()) {
+            (true, Some(program)) => format!("program:{program}"),
+            _ => bound,
+        };
+        Act { verb: entry.verb, on: entry.on, named, hazards: entry.hazards.clone() }
+    }
+}
+
 fn check(entry: &Entry) -> Result<(), String> {
     let mut filled: BTreeSet<String> =
         entry.words.iter().chain(&entry.flags).chain(&entry.optional).flat_map(|word| placeholders(word)).collect();
@@ -184,6 +208,7 @@ fn check(entry: &Entry) -> Result<(), String> {
         filled.insert(capture.name.clone());
     }
     require(&filled, &entry.undo)?;
+    require(&filled, std::slice::from_ref(&entry.named))?;
     require(&filled, &entry.present)?;
     if let Some(name) = entry.undo_stdin.iter().find(|name| !filled.contains(*name)) {
         return Err(format!("nothing fills {{{name}}}"));
@@ -234,10 +259,10 @@ mod tests {
             for line in &entry.positive {
                 let mut found = library.find(&argv(line)).unwrap();
                 for capture in &entry.capture {
-                    crate::bind(&capture.argv, &found.bindings).unwrap_or_else(|name| panic!("{}: {name}", entry.id));
+                    bind(&capture.argv, &found.bindings).unwrap_or_else(|name| panic!("{}: {name}", entry.id));
                     found.bindings.insert(capture.name.clone(), vec!["1".to_owned()]);
                 }
-                crate::bind(&entry.undo, &found.bindings).unwrap_or_else(|name| panic!("{line}: {name} is not bound"));
+                bind(&entry.undo, &found.bindings).unwrap_or_else(|name| panic!("{line}: {name} is not bound"));
             }
         }
     }

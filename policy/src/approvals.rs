@@ -1,7 +1,9 @@
 //! Counting people: distinct owners, never keys; one reject vetoes; an approval is for one manifest and for a while.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
-use schemas::{Approval, ApprovalsRequired, Code, Digest, Finding, Statement, Verdict, Verified, WhoCanAct};
+use schemas::{Approval, ApprovalsRequired, Code, Digest, Finding, Statement, TrustRoot, Verdict, Verified, WhoCanAct};
 
 /// Longest time that an approval may be good for, in minutes.
 const MOST_MINUTES: i64 = 30;
@@ -16,6 +18,8 @@ pub struct Counted {
     pub approvals: Vec<Digest>,
     /// Distinct people.
     pub people: Vec<String>,
+    /// Teams that they are in.
+    pub teams: BTreeSet<String>,
 }
 
 /// Counts votes for a manifest. The error says what is missing, and why each vote that did not count did not.
@@ -25,10 +29,11 @@ pub fn count(
     requester: &str,
     required: &ApprovalsRequired,
     votes: &[Vote],
+    trust: &TrustRoot,
     now: Timestamp,
 ) -> Result<Counted, Vec<Finding>> {
-    let mut counted = Counted { approvals: Vec::new(), people: Vec::new() };
-    let (mut reasons, mut nonces) = (Vec::new(), std::collections::BTreeSet::new());
+    let mut counted = Counted { approvals: Vec::new(), people: Vec::new(), teams: BTreeSet::new() };
+    let (mut reasons, mut nonces) = (Vec::new(), BTreeSet::new());
     for vote in votes {
         let owner = vote.signers().first().map_or("", |signer| signer.owner.as_str());
         let said = &vote.document().predicate;
@@ -46,16 +51,22 @@ pub fn count(
             }
             None => {
                 counted.people.push(owner.to_owned());
+                counted.teams.extend(trust.teams_of(owner, now));
                 counted.approvals.push(vote.digest());
             }
         }
     }
-    if counted.people.len() as u64 >= required.people {
+    let missing = required.people.saturating_sub(counted.people.len() as u64);
+    let absent: Vec<&str> =
+        required.teams.iter().filter(|team| !counted.teams.contains(*team)).map(String::as_str).collect();
+    if missing == 0 && absent.is_empty() {
         return Ok(counted);
     }
-    let missing = required.people - counted.people.len() as u64;
     let why = if reasons.is_empty() { String::new() } else { format!(" (not counted: {})", reasons.join("; ")) };
-    let detail = format!("{missing} of {} approvals in role {} are missing{why}", required.people, required.role);
+    let mut detail = format!("{missing} of {} approvals in role {} are missing{why}", required.people, required.role);
+    if !absent.is_empty() {
+        detail = format!("{detail}; nobody of {} has spoken", absent.join(", "));
+    }
     let hint = format!("backout approve {} --as NAME", manifest.short());
     Err(vec![Finding::error(Code::APPROVALS_MISSING, "", detail, hint).for_whom(WhoCanAct::NeedsApproval)])
 }
@@ -86,7 +97,7 @@ fn problem(vote: &Vote, manifest: Digest, environment: &str, requester: &str, no
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
-    use schemas::{Document as _, Envelope, Role, SecretKey, Subject, TrustRoot, TrustedKey};
+    use schemas::{Document as _, Envelope, Role, SecretKey, Subject, TrustedKey};
 
     use super::*;
 
@@ -107,6 +118,7 @@ mod tests {
                 not_after: Timestamp::now() + SignedDuration::from_hours(1),
                 revoked_at: None,
                 environments: Vec::new(),
+                duties: Vec::new(),
             };
             trust.enrol(key, &role()).unwrap();
         }
@@ -137,8 +149,8 @@ mod tests {
     }
 
     fn counted(people: u64, votes: &[Vote]) -> Result<Counted, Vec<Finding>> {
-        let required = ApprovalsRequired { people, role: role().to_string() };
-        count(Digest::of(MANIFEST), "prod", "bot", &required, votes, Timestamp::now())
+        let required = ApprovalsRequired { people, role: role().to_string(), teams: Vec::new() };
+        count(Digest::of(MANIFEST), "prod", "bot", &required, votes, &trust(), Timestamp::now())
     }
 
     #[test]

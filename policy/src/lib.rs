@@ -1,24 +1,33 @@
 //! The gate's decisions: what was assessed goes in, decisions with ids and all reasons come out.
 //!
 //! This crate must never look at the world, know a kind of step, or allow what no rule allows.
-//!
-//! [`Engine`] is the seam: the rules of [`BuiltIn`] are few and fixed; an engine with policies as code takes its place
-//! behind the same trait.
 
 mod approvals;
-mod builtin;
+mod ask;
+mod blast;
+mod bundle;
+mod cases;
+mod convert;
+mod decide;
+mod engine;
+mod guard;
+mod inventory;
+mod lint;
+mod needs;
 mod request;
+mod rule;
+mod touch;
 
 pub use approvals::{Counted, Vote, count};
-pub use builtin::BuiltIn;
-pub use request::{Outcome, Request, SiteFacts, StepFacts, Unknown};
-
-use schemas::Digest;
-
-/// What decides.
-pub trait Engine {
-    /// Names the rules: the same digest means the same decisions.
-    fn digest(&self) -> Digest;
-    /// Decides about a plan as a whole and each of its steps.
-    fn decide(&self, request: &Request<'_>) -> Outcome;
-}
+pub use ask::{
+    Ask, Boundary, CalendarFacts, Clock, Evidence, Mode, Object, PlanAsk, PlanContext, PlanPhase, Principal,
+    RepairFacts, Risk, SessionFacts, SiteRules, StepAsk, StepContext, Target, Tier,
+};
+pub use bundle::{Bundle, BundleError, DEFAULT_FILES, Listing};
+pub use cases::{Case, CaseOutcome, Cases, Lookup, uncovered};
+pub use decide::decide;
+pub use engine::{Answered, DEFAULT_DENY, Engine};
+pub use inventory::{Described, Inventory, InventoryError};
+pub use needs::{Need, together};
+pub use request::{Outcome, People, Request, SiteFacts, StepFacts, Unknown};
+pub use rule::{Rule, RuleError, RuleSet, SCHEMA};

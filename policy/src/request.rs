@@ -1,14 +1,18 @@
 //! What a decision is made from, and what it comes to.
 
-use schemas::{Class, Decisions, Digest, Finding, Resource, StepAssessment};
+use jiff::Timestamp;
+use schemas::{Act, Class, Decisions, Digest, Finding, Resource, StepAssessment};
+
+use crate::ask::{Principal, SessionFacts, Tier};
+use crate::inventory::Inventory;
 
 /// What the site says about an environment. Nothing here comes from a plan.
 #[derive(Clone, Debug)]
 pub struct SiteFacts {
     /// Name of the environment.
     pub environment: String,
-    /// Whether it is production.
-    pub production: bool,
+    /// What it is to the house.
+    pub tier: Tier,
     /// Resources that are backups of others.
     pub backups: Vec<Resource>,
     /// Journal, snapshots, keys, policy and configuration of backout itself.
@@ -17,6 +21,8 @@ pub struct SiteFacts {
     pub allow_irreversible: bool,
     /// Largest share of a table or of a folder's files that may be deleted, in percent.
     pub max_delete_share: u64,
+    /// What people say of resources.
+    pub inventory: Inventory,
 }
 
 /// A step as the gate sees it.
@@ -28,6 +34,12 @@ pub struct StepFacts<'a> {
     pub assessed: &'a StepAssessment,
     /// What it may change, completely.
     pub writes: &'a [Resource],
+    /// What it does beyond the changes that were seen.
+    pub act: Option<&'a Act>,
+    /// The words of a command.
+    pub command: String,
+    /// Whether the plan gives it checks.
+    pub has_checks: bool,
 }
 
 /// A command of a check, a capture or `present` that may do anything.
@@ -39,6 +51,15 @@ pub struct Unknown {
     pub argv: Vec<String>,
 }
 
+/// Words of people that are good for this plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct People {
+    /// How many distinct ones.
+    pub approvals: u64,
+    /// The teams that they are in.
+    pub teams: std::collections::BTreeSet<String>,
+}
+
 /// Everything that a decision may depend on.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
@@ -46,10 +67,16 @@ pub struct Request<'a> {
     pub plan: Digest,
     /// The assessment.
     pub assessment: Digest,
-    /// Environments that the agent's key is bound to.
-    pub agent_environments: &'a [String],
+    /// The agent.
+    pub principal: Principal,
     /// The site.
     pub site: &'a SiteFacts,
+    /// When.
+    pub now: Timestamp,
+    /// What the session did before this plan.
+    pub session: SessionFacts,
+    /// What people said so far.
+    pub people: People,
     /// Commands that run beside the steps to look, and are not known to only read.
     pub unknown: Vec<Unknown>,
     /// The steps.
@@ -59,12 +86,14 @@ pub struct Request<'a> {
 /// What was decided.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// One decision per step.
+    /// One decision per step, and one about the plan.
     pub decisions: Decisions,
-    /// Why it may not run; empty where it may.
+    /// Why it may not run; empty where it may, or may once people said so.
     pub refusals: Vec<Finding>,
     /// Distinct people that must approve.
     pub people: u64,
+    /// Teams of which one each must be among them.
+    pub teams: Vec<String>,
 }
 
 impl StepFacts<'_> {

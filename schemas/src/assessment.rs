@@ -53,12 +53,53 @@ pub struct StepAssessment {
     /// Whether a pattern, not a list of names, chose what is deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_wildcard: bool,
-    /// What share of the whole is touched, in percent, where there is a whole.
+    /// What share of the whole is deleted, where there is a whole; of several the worst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub share_percent: Option<u64>,
+    pub share: Option<Share>,
     /// Remarks, for example that the step depends on what an earlier one leaves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+impl StepAssessment {
+    /// An assessment in which nothing has been seen.
+    pub fn unseen(id: &str, class: Class, way_back: WayBack) -> Self {
+        Self {
+            id: id.to_owned(),
+            changes: Vec::new(),
+            fingerprints: BTreeMap::new(),
+            class,
+            way_back,
+            confidence: Confidence::None,
+            preview: String::new(),
+            pinned: Vec::new(),
+            by_wildcard: false,
+            share: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// A part of a whole: 4,312 of 4,320 files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// How many are touched.
+    pub part: u64,
+    /// How many there are.
+    pub whole: u64,
+}
+
+impl Share {
+    /// In percent, rounded up; nothing of nothing is nothing.
+    pub fn percent(self) -> u64 {
+        self.part.saturating_mul(100).div_ceil(self.whole.max(1))
+    }
+
+    /// The larger share of two.
+    pub fn worse(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        [one, other].into_iter().flatten().max_by_key(|share| (share.percent(), share.part))
+    }
 }
 
 /// One resource that would change.
@@ -148,7 +189,7 @@ pub enum Effectiveness {
 }
 
 /// How the assessment knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
     /// The real effect was computed or tried out and taken back.

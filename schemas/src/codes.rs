@@ -58,6 +58,24 @@ impl Code {
     pub const POLICY_ENVIRONMENT: Self = Self("policy-environment");
     /// Nobody looked at what the step would do.
     pub const POLICY_UNSEEN: Self = Self("policy-unseen");
+    /// No rule of the policy allows it, or a rule forbids it.
+    pub const POLICY_DENIED: Self = Self("policy-denied");
+    /// The inventory says that people alone change the resource.
+    pub const POLICY_PROTECTED: Self = Self("policy-protected");
+    /// It switches off backups, audit, alarms or a protection.
+    pub const POLICY_HAZARD: Self = Self("policy-hazard");
+    /// Commits of a shared branch would be dropped.
+    pub const POLICY_FORCE_PUSH: Self = Self("policy-force-push");
+    /// A change freeze holds.
+    pub const POLICY_FREEZE: Self = Self("policy-freeze");
+    /// No maintenance window is open.
+    pub const POLICY_WINDOW: Self = Self("policy-window");
+    /// The change is outside the repair boundary.
+    pub const POLICY_BOUNDARY: Self = Self("policy-boundary");
+    /// A rule asks for evidence that no signature gives.
+    pub const POLICY_EVIDENCE: Self = Self("policy-evidence");
+    /// The policy does not load, or a rule failed while it was evaluated.
+    pub const POLICY_ERROR: Self = Self("policy-error");
     /// Approvals are missing.
     pub const APPROVALS_MISSING: Self = Self("approvals-missing");
     /// Somebody rejected.
@@ -104,6 +122,15 @@ impl Code {
         Self::POLICY_SHARE,
         Self::POLICY_ENVIRONMENT,
         Self::POLICY_UNSEEN,
+        Self::POLICY_DENIED,
+        Self::POLICY_PROTECTED,
+        Self::POLICY_HAZARD,
+        Self::POLICY_FORCE_PUSH,
+        Self::POLICY_FREEZE,
+        Self::POLICY_WINDOW,
+        Self::POLICY_BOUNDARY,
+        Self::POLICY_EVIDENCE,
+        Self::POLICY_ERROR,
         Self::APPROVALS_MISSING,
         Self::REJECTED,
         Self::SIGNATURE,

@@ -2,8 +2,10 @@
 //!
 //! This crate must never do I/O and never decide anything: it parses, checks shapes, signs and verifies bytes.
 
+mod act;
 mod approval;
 mod assessment;
+mod blast;
 mod codes;
 mod digest;
 mod envelope;
@@ -21,10 +23,12 @@ mod statement;
 mod strict;
 mod trust;
 
+pub use act::{Act, Hazard, Thing, Verb};
 pub use approval::{Approval, Verdict};
 pub use assessment::{
-    Assessment, Change, ChangeKind, Confidence, Effectiveness, ResourceChange, RowCount, StepAssessment, WayBack,
+    Assessment, Change, ChangeKind, Confidence, Effectiveness, ResourceChange, RowCount, Share, StepAssessment, WayBack,
 };
+pub use blast::{Blast, Counts};
 pub use codes::Code;
 pub use digest::{Digest, DigestError};
 pub use envelope::{Document, Envelope, EnvelopeError, Signature, Signer, Verified, VerifyError, pae};
@@ -32,14 +36,14 @@ pub use exit::ExitCode;
 pub use finding::{Finding, Severity, WhoCanAct, sort_findings};
 pub use keys::{KeyError, KeyId, SecretKey, public_from_hex};
 pub use limits::Limits;
-pub use manifest::{ApprovalsRequired, Decision, Decisions, GateVerdict, Manifest};
+pub use manifest::{ApprovalsRequired, Decision, Decisions, GateVerdict, Manifest, Ruling};
 pub use plan::{
     Bounds, Capture, Check, Class, ExpectRows, Expectation, OnFailure, Plan, PlanStep, UndoCommand, is_valid_id,
     pointer,
 };
 pub use published::{published, schema_of_type};
 pub use receipt::{End, Receipt, StepReceipt};
-pub use record::{Record, RecordBody, RunSubject, SeenWord, UndoReason};
+pub use record::{Counters, Record, RecordBody, RunSubject, SeenWord, UndoReason};
 pub use resource::{Resource, ResourceError};
 pub use statement::{Predicate, Statement, Subject};
 pub use strict::{StrictError, parse_strict, strict_check};

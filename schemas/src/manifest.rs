@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::blast::Blast;
 use crate::digest::Digest;
 use crate::limits::Limits;
 use crate::plan::Class;
@@ -69,30 +70,75 @@ pub struct ApprovalsRequired {
     pub people: u64,
     /// The role that they must hold, as `approver:production`.
     pub role: String,
+    /// Teams of which at least one each must be among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub teams: Vec<String>,
 }
 
 /// Why the gate decided as it did: one entry per step, kept beside the manifest and named in it by digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Decisions {
+    /// When they were made: `gate`, or `run` once people had spoken.
+    pub phase: String,
+    /// The bundle of rules.
+    pub bundle: Digest,
+    /// What went in beside plan, assessment and site: the agent, the session, the clock, the people.
+    pub inputs: serde_json::Value,
+    /// The blast radius of the whole.
+    pub blast: Blast,
+    /// About the plan as a whole.
+    pub plan: Decision,
     /// One per step, in the order of the plan.
     pub steps: Vec<Decision>,
 }
 
-/// The decision about one step.
+/// What a decision comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ruling {
+    /// May run.
+    Allow,
+    /// May run once what is needed is there.
+    Hold,
+    /// May not run, whatever is added.
+    Deny,
+}
+
+impl Ruling {
+    /// The name in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Hold => "hold",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// The decision about one step, or about the plan as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Decision {
     /// Content-addressed: SHA-256 over everything that went in and came out.
     pub id: Digest,
-    /// Id of the step.
+    /// Id of the step; empty for the plan as a whole.
     pub step: String,
     /// The computed class.
     pub class: Class,
+    /// What was decided.
+    pub ruling: Ruling,
     /// Rules that decided, by id.
     pub rules: Vec<String>,
+    /// What is still needed, as `approvals>=1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// People that this step alone asks for.
     pub people: u64,
+    /// Its blast radius, 0 to 100.
+    pub score: u64,
+    /// The questions that were asked, by the digest of their canonical JSON.
+    pub asked: Vec<Digest>,
 }
 
 impl Predicate for Manifest {

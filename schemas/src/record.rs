@@ -55,6 +55,20 @@ pub enum SeenWord {
     Unclear,
 }
 
+/// What limits count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Resources changed in any way.
+    pub writes: u64,
+    /// Resources deleted, as a whole or in rows.
+    pub deletes: u64,
+    /// Services restarted.
+    pub restarts: u64,
+    /// Rows updated or deleted.
+    pub rows: u64,
+}
+
 /// Why everything is to be put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -74,6 +88,8 @@ pub enum RecordBody {
     TrustPinned { version: u64, digest: Digest },
     /// A plan, a run or an undo was refused before anything was touched.
     Refused { plan: Option<Digest>, codes: Vec<String>, findings: Digest },
+    /// A bundle of policies came into force.
+    PolicyPinned { serial: u64, digest: Digest },
     /// The gate signed a manifest.
     Gated { plan: Digest, manifest: Digest, assessment: Digest },
     /// A person spoke.
@@ -87,6 +103,9 @@ pub enum RecordBody {
         approvals: Vec<Digest>,
         on_failure: OnFailure,
         steps: u32,
+        /// What it may use up of the limits; given back if the run ends with nothing done.
+        #[serde(default)]
+        reserved: Counters,
     },
     /// The before-image of a step is durable.
     Prepared {

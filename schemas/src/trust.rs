@@ -34,6 +34,10 @@ pub enum Role {
     Log,
     /// Cosigns checkpoints.
     Witness,
+    /// Signs bundles of policies.
+    Policy,
+    /// Signs nothing by itself: the approvals of its members count as this team's word.
+    Team(String),
 }
 
 impl fmt::Display for Role {
@@ -47,6 +51,8 @@ impl fmt::Display for Role {
             Self::Runner => f.write_str("runner"),
             Self::Log => f.write_str("log"),
             Self::Witness => f.write_str("witness"),
+            Self::Policy => f.write_str("policy"),
+            Self::Team(name) => write!(f, "team:{name}"),
         }
     }
 }
@@ -63,10 +69,14 @@ impl FromStr for Role {
             "runner" => Ok(Self::Runner),
             "log" => Ok(Self::Log),
             "witness" => Ok(Self::Witness),
-            other => match other.strip_prefix("approver:") {
-                Some(environment) if !environment.is_empty() => Ok(Self::Approver(environment.to_owned())),
+            "policy" => Ok(Self::Policy),
+            other => match other.split_once(':') {
+                Some(("approver", environment)) if !environment.is_empty() => {
+                    Ok(Self::Approver(environment.to_owned()))
+                }
+                Some(("team", name)) if crate::plan::is_valid_id(name) => Ok(Self::Team(name.to_owned())),
                 _ => Err(format!(
-                    "no role {other:?}: root, agent, gate, approver:<environment>, operator, runner, log, witness"
+                    "no role {other:?}: root, agent, gate, approver:<environment>, operator, runner, log, witness, policy, team:<name>"
                 )),
             },
         }
@@ -93,7 +103,7 @@ impl JsonSchema for Role {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": "^(root|agent|gate|operator|runner|log|witness|approver:.+)$"
+            "pattern": "^(root|agent|gate|operator|runner|log|witness|policy|approver:.+|team:.+)$"
         })
     }
 }
@@ -116,6 +126,9 @@ pub struct TrustedKey {
     /// The environments that an agent's key is bound to; empty means none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub environments: Vec<String>,
+    /// What an agent's key is for, in the words of the policy, as `change` or `backups`; empty means nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub duties: Vec<String>,
 }
 
 /// Who holds a role, and how many distinct owners are needed.
@@ -250,6 +263,17 @@ impl TrustRoot {
             .collect()
     }
 
+    /// Teams that a person is in, by keys that are good at an instant.
+    pub fn teams_of(&self, owner: &str, at: Timestamp) -> Vec<String> {
+        let is_member = |holders: &Holders| {
+            let keys = holders.keyids.iter().filter_map(|keyid| self.keys.get(keyid));
+            let good = |key: &&TrustedKey| at < key.not_after && key.revoked_at.is_none_or(|revoked| at < revoked);
+            keys.filter(good).any(|key| key.owner == owner)
+        };
+        let teams = self.roles.iter().filter_map(|(name, holders)| Some((name.strip_prefix("team:")?, holders)));
+        teams.filter(|(_, holders)| is_member(holders)).map(|(name, _)| name.to_owned()).collect()
+    }
+
     /// The ids that hold `role`.
     pub fn holders(&self, role: &Role) -> &[KeyId] {
         self.roles.get(&role.to_string()).map_or(&[], |holders| &holders.keyids)
@@ -329,6 +353,7 @@ pub(crate) mod tests {
             not_after: "2029-01-01T00:00:00Z".parse().unwrap(),
             revoked_at: None,
             environments: Vec::new(),
+            duties: Vec::new(),
         }
     }
 

@@ -56,7 +56,19 @@ impl Bench {
         }
         let root = bench.path("world").canonicalize().unwrap();
         bench.site(&format!("[environments.test]\nroots = [{root:?}]\nallow_irreversible = false\n"));
-        let ran = bench.run(&["key", "new", "tester", "--role", "agent", "--environment", "test"]);
+        let ran = bench.run(&[
+            "key",
+            "new",
+            "tester",
+            "--role",
+            "agent",
+            "--environment",
+            "test",
+            "--duty",
+            "change",
+            "--duty",
+            "operate",
+        ]);
         assert_eq!(ran.code, 0, "{ran:?}");
         for name in ["vera", "walt"] {
             assert_eq!(bench.run(&["key", "new", name, "--role", "approver:test"]).code, 0);
@@ -72,6 +84,11 @@ impl Bench {
     /// Writes the site configuration.
     pub fn site(&self, text: &str) {
         std::fs::write(self.path("state/backout.toml"), text).unwrap();
+    }
+
+    /// Writes the inventory.
+    pub fn inventory(&self, text: &str) {
+        std::fs::write(self.path("state/inventory.toml"), text).unwrap();
     }
 
     /// The program with its state folder, its answer in JSON lines.

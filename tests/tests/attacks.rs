@@ -195,6 +195,7 @@ fn a_trust_root_that_the_pinned_one_did_not_sign_is_refused() {
             not_after: jiff::Timestamp::now() + jiff::SignedDuration::from_hours(9),
             revoked_at: None,
             environments: vec!["test".to_owned()],
+            duties: Vec::new(),
         };
         forged.enrol(key.clone(), &Role::Root).unwrap();
         forged.enrol(key, &Role::Agent).unwrap();

@@ -109,6 +109,7 @@ fn a_mutated_envelope_is_never_good_unless_it_says_the_same() {
         not_after: Timestamp::now() + jiff::SignedDuration::from_hours(1),
         revoked_at: None,
         environments: vec!["test".to_owned()],
+        duties: Vec::new(),
     };
     trust.enrol(trusted, &Role::Agent).unwrap();
     let payload = rich();

@@ -78,10 +78,27 @@ fn production(bench: &Bench) {
     let backups = root.join("backups");
     std::fs::create_dir(&backups).unwrap();
     bench.site(&format!(
-        "[environments.test]\nroots = [{root:?}]\n[environments.prod]\nroots = [{root:?}]\nproduction = true\nbackups = [\"file:{}\"]\n",
+        "[environments.test]\nroots = [{root:?}]\n[environments.frozen]\nroots = [{root:?}]\n[environments.closed]\nroots = [{root:?}]\n\
+         [environments.prod]\nroots = [{root:?}]\nproduction = true\nbackups = [\"file:{}\"]\n",
         backups.display()
     ));
-    assert_eq!(bench.run(&["key", "new", "prod-bot", "--role", "agent", "--environment", "prod"]).code, 0);
+    bench.inventory(
+        "[[resource]]\nmatch = [\"file:/**/protected/*\"]\nprotected = true\n\
+         [[resource]]\nmatch = [\"file:/**/archive/*\"]\ntype = \"backup\"\nbackup_of = [\"sqlite:/**/shop.db\"]\n\
+         [[resource]]\nmatch = [\"file:/**/escalate/*\"]\nboundary = \"outside\"\n\
+         [[freeze]]\nname = \"for ever\"\nfrom = \"2020-01-01T00:00\"\nuntil = \"9000-01-01T00:00\"\nenvironments = [\"frozen\"]\n\
+         [[window]]\nenvironments = [\"closed\"]\ndays = []\nfrom = \"08:00\"\nuntil = \"09:00\"\n",
+    );
+    for (name, environment, duty) in [
+        ("prod-bot", "prod", "change"),
+        ("idle-bot", "test", "nothing"),
+        ("keeper", "test", "backups"),
+        ("cold-bot", "frozen", "change"),
+        ("shut-bot", "closed", "change"),
+    ] {
+        let words = ["key", "new", name, "--role", "agent", "--environment", environment, "--duty", duty];
+        assert_eq!(bench.run(&words).code, 0, "{name}");
+    }
 }
 
 /// Plans that the gate refuses, with the code of each.
@@ -103,6 +120,16 @@ fn refusals(bench: &Bench) -> Vec<(&'static str, Value)> {
     let mut own = command(json!(["sh", "-c", "x"]));
     own["with"]["present"] = json!(["true"]);
     own["undo"] = json!({"argv": ["sh", "-c", "y"]});
+    let as_agent = |agent: &str, environment: &str| {
+        let mut plan = plan(json!([write("a", "a")]));
+        plan["agent"] = json!(agent);
+        plan["environment"] = json!(environment);
+        plan
+    };
+    let mut keeper = plan(delete(json!({"paths": ["archive/old"]})));
+    keeper["agent"] = json!("keeper");
+    std::fs::create_dir(bench.path("world/archive")).unwrap();
+    std::fs::write(bench.path("world/archive/old"), "x\n").unwrap();
     let mut expects = write("a", "a");
     expects["expect"] = json!({"created": 5});
     vec![
@@ -119,6 +146,14 @@ fn refusals(bench: &Bench) -> Vec<(&'static str, Value)> {
         ("policy-own-way-back", prod(json!([write("a", "backups/x")]))),
         ("policy-environment", foreign),
         ("policy-unseen", prod(json!([own]))),
+        ("policy-evidence", keeper),
+        ("policy-denied", as_agent("idle-bot", "test")),
+        ("policy-freeze", as_agent("cold-bot", "frozen")),
+        ("policy-window", as_agent("shut-bot", "closed")),
+        ("policy-protected", plan(json!([write("a", "protected/a")]))),
+        ("policy-boundary", plan(json!([write("a", "escalate/a")]))),
+        ("policy-hazard", prod(json!([command(json!(["iptables-restore", "rules"]))]))),
+        ("policy-force-push", prod(json!([command(json!(["git", "push", "--force-with-lease", "origin", "main"]))]))),
     ]
 }
 
@@ -146,6 +181,10 @@ fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
     let held = bench.gated("held", &plan(json!([{"id": "f", "uses": "command.run", "with": {"argv": ["false"]}}])));
     assert_eq!(bench.run(&["run", &held, "--on-failure", "hold"]).code, 4);
     note("journal-busy", &bench.run(&["run", &held]));
+    std::fs::write(bench.path("state/policy/policies/10-permits.cedar"), "permit (principal, action, resource);")
+        .unwrap();
+    let other = bench.sign("other", &plan(json!([write("o", "other")])));
+    note("policy-error", &bench.run(&["gate", other.to_str().unwrap()]));
     std::fs::rename(bench.path("state/backout.toml"), bench.path("away.toml")).unwrap();
     note("failure", &bench.run(&["plan", "check", file.to_str().unwrap()]));
     std::fs::remove_file(bench.path("state/journal.head")).unwrap();

@@ -28,7 +28,19 @@ fn play(dir: &Path) {
     bench.site(&format!(
         "[environments.test]\nroots = [\"{root}\"]\n[environments.production]\nroots = [\"{root}\"]\nproduction = true\nbackups = [\"file:{root}/backups\"]\n"
     ));
-    bench.run(&["key", "new", "prod-bot", "--owner", "tester", "--role", "agent", "--environment", "production"]);
+    bench.run(&[
+        "key",
+        "new",
+        "prod-bot",
+        "--owner",
+        "tester",
+        "--role",
+        "agent",
+        "--environment",
+        "production",
+        "--duty",
+        "change",
+    ]);
     copy(&dir.join("world"), &bench.path("world"));
     if let Ok(sql) = std::fs::read_to_string(dir.join("app.sql")) {
         rusqlite::Connection::open(bench.path("world/app.db")).unwrap().execute_batch(&sql).unwrap();
@@ -58,7 +70,7 @@ fn play(dir: &Path) {
 fn every_example_ends_as_it_says() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples");
     let mut played = 0;
-    for entry in std::fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten().filter(|entry| entry.path().join("plan.json").exists()) {
         play(&entry.path());
         played += 1;
     }

@@ -74,23 +74,15 @@ fn loaded(random: &mut Random) -> Loaded {
             way_back: way_back(),
             argv: Vec::new(),
             cwd: None,
+            act: None,
             side: Vec::new(),
         },
         pinned: Vec::new(),
         facts: facts.clone(),
     };
     let assessed = |ix: usize| StepAssessment {
-        id: format!("s{ix}"),
-        changes: Vec::new(),
-        fingerprints: Default::default(),
-        class: Class::ReversibleWithState,
-        way_back: way_back(),
         confidence: Confidence::Verified,
-        preview: String::new(),
-        pinned: Vec::new(),
-        by_wildcard: false,
-        share_percent: None,
-        notes: Vec::new(),
+        ..StepAssessment::unseen(&format!("s{ix}"), Class::ReversibleWithState, way_back())
     };
     Loaded {
         plan: Digest::of(b"plan"),
@@ -135,6 +127,7 @@ impl Sim {
             approvals: Vec::new(),
             on_failure: OnFailure::Undo,
             steps: world.len() as u32,
+            reserved: schemas::Counters::default(),
         };
         let durable = vec![opened];
         Self {

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
         reject: args.reject,
     })?;
     let word = if args.reject { "rejected" } else { "approved" };
-    let standing = flow::approvals(home, &flow::records(&home.journal()?)?, digest, manifest, Timestamp::now());
+    let standing = crate::votes::approvals(home, &flow::records(&home.journal()?)?, digest, manifest, Timestamp::now());
     let next = match &standing {
         Ok(_) => format!("next: backout run {}", digest.short()),
         Err(problem) => {

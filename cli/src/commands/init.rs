@@ -12,6 +12,40 @@ use crate::home::{Home, write_durably};
 use crate::output::Output;
 use crate::problem::Problem;
 
+/// The inventory that a new site begins with: nothing but how one is written.
+const INVENTORY: &str = "\
+# What people say of resources. Patterns stand over URIs: * within a part of a path, ** across. Of two entries the stricter counts.
+
+# [[resource]]
+# match = [\"file:/srv/app/keys/**\"]
+# type = \"secret\"                       # file ref table service infra secret backup message
+# owner = \"payments\"
+# sensitive = true                       # one person approves
+# protected = true                       # people alone change it
+# shared = true                          # others depend on it
+# dependents = [\"service:checkout\"]
+# backup_of = [\"sqlite:/srv/app/shop.db*\"]
+# boundary = \"at\"                       # inside, at (a second pair of eyes), outside (never)
+
+# [[freeze]]
+# name = \"year end\"
+# from = \"2026-12-18T00:00\"
+# until = \"2027-01-04T00:00\"
+# time_zone = \"Europe/Vienna\"
+# environments = [\"production\"]
+
+# [[window]]
+# environments = [\"production\"]
+# days = [\"mon\", \"tue\", \"wed\", \"thu\"]
+# from = \"08:00\"
+# until = \"16:00\"
+
+# [legal_hold]                           # the register, as it was asked last
+# asked = \"2026-11-20T10:00:00Z\"
+# good_for_hours = 24
+# held = [\"file:/srv/backups/case-*\"]
+";
+
 /// Days for which the first trust root and its keys are good.
 const DAYS: i64 = 365;
 
@@ -33,6 +67,8 @@ pub(crate) struct NewKey<'a> {
     pub(crate) name: &'a str,
     pub(crate) roles: Vec<Role>,
     pub(crate) environments: Vec<String>,
+    /// What an agent's key is for.
+    pub(crate) duties: Vec<String>,
 }
 
 pub(crate) fn run(args: &InitArgs, dir: Option<&Path>, output: &Output) -> Result<ExitCode, Problem> {
@@ -79,22 +115,31 @@ pub(crate) fn make(dir: PathBuf, site: &str, environments: &[String]) -> Result<
     write(&home.path("backout.toml"), site.as_bytes(), 0o644)?;
     let approver: Vec<Role> = environments.iter().map(|name| Role::Approver(name.clone())).collect();
     let with = |role: Role| [approver.clone(), vec![role]].concat();
+    let key = |name, roles| NewKey { name, roles, environments: Vec::new(), duties: Vec::new() };
     let keys = [
-        NewKey { name: "root", roles: vec![Role::Root], environments: vec![] },
-        NewKey { name: "gate", roles: vec![Role::Gate], environments: vec![] },
-        NewKey { name: "runner", roles: vec![Role::Runner], environments: vec![] },
-        NewKey { name: "log", roles: vec![Role::Log], environments: vec![] },
-        NewKey { name: "deploy-bot", roles: vec![Role::Agent], environments: environments.to_vec() },
-        NewKey { name: "ada", roles: with(Role::Operator), environments: vec![] },
-        NewKey { name: "grace", roles: approver.clone(), environments: vec![] },
+        key("root", vec![Role::Root]),
+        key("gate", vec![Role::Gate]),
+        key("runner", vec![Role::Runner]),
+        key("log", vec![Role::Log]),
+        NewKey {
+            environments: environments.to_vec(),
+            duties: vec!["change".to_owned(), "operate".to_owned()],
+            ..key("deploy-bot", vec![Role::Agent])
+        },
+        key("ada", [with(Role::Operator), vec![Role::Policy]].concat()),
+        key("grace", with(Role::Policy)),
     ];
     let mut trust = TrustRoot::new(1, Timestamp::now() + SignedDuration::from_hours(DAYS * 24));
     for key in &keys {
         enrol(&home, &mut trust, key, key.name)?;
     }
+    trust.set_threshold(&Role::Policy, 2);
     let signer = LogSigner::new(&home.key("log")?).map_err(|error| Problem::journal(&error))?;
     SqliteJournal::create(&home.path("journal.db"), &signer).map_err(|error| Problem::journal(&error))?;
     publish(&home, &trust)?;
+    let owners = [home.key("ada")?, home.key("grace")?];
+    crate::rules::put_in_force(&home, &policy::Bundle::shipped(), 1, &owners)?;
+    write(&home.path("inventory.toml"), INVENTORY.as_bytes(), 0o644)?;
     Ok(home)
 }
 
@@ -114,6 +159,7 @@ pub(crate) fn enrol(home: &Home, trust: &mut TrustRoot, key: &NewKey<'_>, owner:
             not_after: Timestamp::now() + SignedDuration::from_hours(DAYS * 24),
             revoked_at: None,
             environments: key.environments.clone(),
+            duties: key.duties.clone(),
         };
         trust.enrol(trusted, role).map_err(|error| Problem::failure("cannot enrol a key", &error))?;
     }

@@ -18,12 +18,15 @@ pub(crate) enum KeyCommand {
         /// Who holds it; the name where left out
         #[arg(long)]
         owner: Option<String>,
-        /// What it may sign: agent, gate, approver:ENVIRONMENT, operator, runner, log, witness, root
+        /// What it may sign: agent, gate, approver:ENVIRONMENT, operator, runner, log, witness, root, policy, team:NAME
         #[arg(long, required = true)]
         role: Vec<String>,
         /// Environments that an agent's key is bound to
         #[arg(long)]
         environment: Vec<String>,
+        /// What an agent's key is for, in the words of the policy: change, operate, secrets, backups
+        #[arg(long)]
+        duty: Vec<String>,
     },
     /// List the keys of the trust root
     List,
@@ -40,7 +43,7 @@ struct Listed {
 pub(crate) fn run(command: &KeyCommand, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     match command {
         KeyCommand::List => list(home, output),
-        KeyCommand::New { name, owner, role, environment } => {
+        KeyCommand::New { name, owner, role, environment, duty } => {
             if !schemas::is_valid_id(name) {
                 return Err(Problem::usage(format!("{name:?} is not a name"), "use letters, digits, `.`, `_`, `-`"));
             }
@@ -50,7 +53,7 @@ pub(crate) fn run(command: &KeyCommand, home: &Home, output: &Output) -> Result<
                 .collect::<Result<_, _>>()?;
             let mut trust = home.trust()?.into_document();
             trust.version += 1;
-            let key = NewKey { name, roles, environments: environment.clone() };
+            let key = NewKey { name, roles, environments: environment.clone(), duties: duty.clone() };
             enrol(home, &mut trust, &key, owner.as_deref().unwrap_or(name))?;
             publish(home, &trust)?;
             output.note(&format!("enrolled {name}; the trust root is version {}", trust.version));

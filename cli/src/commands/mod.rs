@@ -7,6 +7,7 @@ mod init;
 mod key;
 mod log;
 mod plan;
+mod policy;
 pub(crate) mod progress;
 mod recover;
 mod replay;
@@ -67,6 +68,9 @@ enum Command {
     /// Check, sign, show and draw plans
     #[command(subcommand)]
     Plan(plan::PlanCommand),
+    /// Check, test, sign and question the rules
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Look at the world, decide, and issue a manifest
     Gate(gate::GateArgs),
     /// Approve or reject a manifest
@@ -100,6 +104,7 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Problem> {
         Command::Init(args) => init::run(args, cli.global.dir.as_deref(), output),
         Command::Key(command) => key::run(command, &home()?, output),
         Command::Plan(command) => plan::run(command, &home, output),
+        Command::Policy(command) => policy::run(command, &home, output),
         Command::Gate(args) => gate::run(args, &home()?, output),
         Command::Approve(args) => approve::run(args, &home()?, output),
         Command::Run(args) => run::run(args, &home()?, output),

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         let title = format!("{} is not halted: only a run that waits after a failure can be replayed", line.run);
         return Err(Problem::usage(title, "backout run MANIFEST --on-failure hold"));
     }
-    let opening = flow::admit(home, &drivers, &records, &args.manifest)?;
+    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest)?;
     let parse = |digest| {
         let payload = home.payload(digest)?;
         planner::parse(&payload).map_err(|findings| {

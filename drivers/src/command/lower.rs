@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kernel::{Facts, Lowered, parameters};
 use library::{Capture, Restore};
-use schemas::{Class, Code, Effectiveness, Finding, PlanStep, UndoCommand, WayBack};
+use schemas::{Act, Class, Code, Effectiveness, Finding, PlanStep, UndoCommand, WayBack};
 
 use super::params::Run;
 use super::words::{self, known};
@@ -113,7 +113,9 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
     let captures = step.undo.iter().flat_map(|undo| &undo.capture).map(|capture| &capture.argv);
     let looking = captures.chain((!params.present.is_empty()).then_some(&params.present));
     let side = looking.map(|argv| words::side_command(argv, &cwd, facts)).collect();
+    let act = known(&params).map_or_else(|| unknown_act(&params.argv), |found| found.act());
     Ok(Lowered {
+        act: Some(act),
         reads: reads.iter().map(Place::resource).collect(),
         writes: writes.iter().map(Place::resource).collect(),
         class,
@@ -122,6 +124,12 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
         cwd: Some(cwd.display().to_string()),
         side,
     })
+}
+
+/// What can be said of a program that no entry describes: that it runs.
+fn unknown_act(argv: &[String]) -> Act {
+    let program = argv.first().map_or("", |word| word.rsplit('/').next().unwrap_or(word));
+    Act { named: format!("program:{program}"), ..Act::default() }
 }
 
 pub(super) fn cwd_of(params: &Run, facts: &Facts) -> Result<PathBuf, String> {

@@ -277,18 +277,12 @@ impl Driver for Command {
         let mut notes =
             vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
         notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
+        let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
         Ok(StepAssessment {
-            id: step.id.clone(),
-            changes: Vec::new(),
             fingerprints,
-            class: step.lowered.class,
-            way_back: step.lowered.way_back.clone(),
             confidence: if read_only { Confidence::Simulated } else { Confidence::None },
-            preview: String::new(),
-            pinned: Vec::new(),
-            by_wildcard: false,
-            share_percent: None,
             notes,
+            ..unseen
         })
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kernel::{DriverError, StepSpec};
+use schemas::Share;
 use snapshots::{Node, Root, Tree, scan};
 
 use super::io::{Goal, How, below, found, gone};
@@ -68,8 +69,8 @@ pub(super) fn is_open_ended(step: &StepSpec) -> bool {
         && step.params::<Delete>().is_ok_and(|params| params.glob.is_some() || params.recursive)
 }
 
-/// How much of what lies beside it a recursive delete takes, in percent of the files.
-pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -> Result<Option<u64>, DriverError> {
+/// How much of what lies beside it a recursive delete takes.
+pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -> Result<Option<Share>, DriverError> {
     if step.operation() != "delete" {
         return Ok(None);
     }
@@ -81,9 +82,9 @@ pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -
         let parent = name.parent().unwrap_or(Path::new("")).to_owned();
         let beside = scan(root, &[parent], None).map_err(snapshot_failed)?;
         let is_file = |entry: &&snapshots::Entry| entry.exists() && entry.node != Node::Folder;
-        let all = beside.entries.iter().filter(is_file).count();
+        let whole = beside.entries.iter().filter(is_file).count() as u64;
         let gone = beside.entries.iter().filter(is_file).filter(|entry| going.contains(entry.path.as_path())).count();
-        worst = worst.max((gone * 100).checked_div(all).map(|share| share as u64));
+        worst = Share::worse(worst, Some(Share { part: gone as u64, whole }));
     }
     Ok(worst)
 }

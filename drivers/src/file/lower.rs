@@ -38,6 +38,7 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
         },
         argv: Vec::new(),
         cwd: None,
+        act: None,
         side: Vec::new(),
     })
 }

@@ -19,7 +19,7 @@ use kernel::{
     Sighting, StepSpec, Token, UndoError,
 };
 use schemas::{
-    Change, ChangeKind, Check, Confidence, Finding, PlanStep, ResourceChange, StepAssessment, schema_of_type,
+    Change, ChangeKind, Check, Confidence, Finding, PlanStep, ResourceChange, Share, StepAssessment, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -128,7 +128,7 @@ impl Driver for File {
         if let Some(matched) = delete::expand(&step, &root_path, &tree)? {
             let files = tree.entries.iter().filter(|entry| entry.exists() && entry.node != Node::Folder).count();
             assessment.by_wildcard = true;
-            assessment.share_percent = (matched.len() * 100).checked_div(files).map(|share| share as u64);
+            assessment.share = Some(Share { part: matched.len() as u64, whole: files as u64 });
             assessment.notes.push(format!("the pattern matches {} of {files} files", matched.len()));
             assessment.pinned = matched.iter().map(|path| root_path.join(path).display().to_string()).collect();
             step.pinned.clone_from(&assessment.pinned);
@@ -138,8 +138,8 @@ impl Driver for File {
             let text = format!("{} is a name that is not UTF-8, which a record cannot hold", odd.entry.path.display());
             return Err(DriverError::Refused(text));
         }
-        if assessment.share_percent.is_none() {
-            assessment.share_percent = delete::share(&step, &root, &root_path, &goals)?;
+        if assessment.share.is_none() {
+            assessment.share = delete::share(&step, &root, &root_path, &goals)?;
         }
         describe(&mut assessment, &root_path, &tree, &goals, &root);
         Ok(assessment)
@@ -366,19 +366,8 @@ fn changed(resource: String, change: ChangeKind) -> ResourceChange {
 
 /// An assessment in which nothing has been seen yet.
 pub(crate) fn assessment(step: &StepSpec) -> StepAssessment {
-    StepAssessment {
-        id: step.id.clone(),
-        changes: Vec::new(),
-        fingerprints: BTreeMap::new(),
-        class: step.lowered.class,
-        way_back: step.lowered.way_back.clone(),
-        confidence: Confidence::Verified,
-        preview: String::new(),
-        pinned: Vec::new(),
-        by_wildcard: false,
-        share_percent: None,
-        notes: Vec::new(),
-    }
+    let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
+    StepAssessment { confidence: Confidence::Verified, ..unseen }
 }
 
 fn describe(assessment: &mut StepAssessment, root_path: &Path, tree: &Tree, goals: &[io::Goal], root: &Root) {

@@ -18,8 +18,8 @@ use kernel::{
     Resource, Scope, Sighting, StepSpec, Token, UndoError, parameters,
 };
 use schemas::{
-    Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange,
-    StepAssessment, WayBack, schema_of_type,
+    Act, Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange,
+    StepAssessment, Thing, Verb, WayBack, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -314,6 +314,9 @@ impl Kind for Git {
             _ => {}
         }
         let forced = step.uses == "git.push" && parameters::<Push>(step, ix)?.force;
+        let verb = if forced { Verb::ForcePush } else { Verb::Push };
+        let named = writes.first().map(Resource::to_string).filter(|_| step.uses == "git.push");
+        let pushed = named.map(|named| Act { verb, on: Thing::Ref, named, hazards: Vec::new() });
         let drops = forced || step.uses.ends_with("_delete");
         Ok(Lowered {
             reads,
@@ -326,6 +329,7 @@ impl Kind for Git {
             },
             argv: Vec::new(),
             cwd: None,
+            act: pushed,
             side: Vec::new(),
         })
     }

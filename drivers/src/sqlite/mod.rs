@@ -20,7 +20,7 @@ use kernel::{
 use rusqlite::Connection;
 use schemas::{
     Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange, RowCount,
-    StepAssessment, WayBack, schema_of_type,
+    Share, StepAssessment, WayBack, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -336,6 +336,7 @@ impl Kind for Sqlite {
             },
             argv: Vec::new(),
             cwd: None,
+            act: None,
             side: Vec::new(),
         })
     }
@@ -652,9 +653,9 @@ fn assessed(
     if effects.schema_changed {
         changes.push(change(uri(path, Some("sqlite_schema")), None));
     }
-    let share = found.iter().filter_map(|(table, rows)| {
-        let before = effects.rows_before.get(table).copied().unwrap_or(0);
-        (rows.deleted * 100).checked_div(before)
+    let share = found.iter().fold(None, |worst, (table, rows)| {
+        let whole = effects.rows_before.get(table).copied().unwrap_or(0);
+        Share::worse(worst, (whole > 0).then_some(Share { part: rows.deleted, whole }))
     });
     let way = if effects.row_by_row { "row by row, tried out" } else { "from a backup of the whole database" };
     let mut notes = vec![format!("can be put back {way}")];
@@ -666,17 +667,14 @@ fn assessed(
     if priors.is_empty() {
         fingerprints.insert(uri(path, None), fingerprint(effects));
     }
+    let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
     Ok(StepAssessment {
-        id: step.id.clone(),
         changes,
         fingerprints,
-        class: step.lowered.class,
-        way_back: step.lowered.way_back.clone(),
         confidence: if priors.is_empty() { Confidence::Verified } else { Confidence::Simulated },
         preview: row_text(&effects.counts),
-        pinned: Vec::new(),
-        by_wildcard: false,
-        share_percent: share.max(),
+        share,
         notes,
+        ..unseen
     })
 }

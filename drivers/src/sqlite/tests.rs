@@ -1,6 +1,7 @@
 //! The laws, for rows and for schema; nondeterministic statements, foreign rows, forbidden statements.
 
 use rusqlite::Connection;
+use schemas::Share;
 use serde_json::json;
 
 use super::rows::content_digest;
@@ -164,7 +165,7 @@ fn rows_that_no_trigger_sees_are_counted() {
     let world = world();
     let counted = |list: &[&str]| probe(&world, list, json!(null)).unwrap();
     assert_eq!(deleted(&counted(&["DROP TABLE child"]), "child"), 3);
-    assert_eq!(counted(&["DROP TABLE child"]).share_percent, Some(100));
+    assert_eq!(counted(&["DROP TABLE child"]).share.map(Share::percent), Some(100));
     assert_eq!(deleted(&counted(&["INSERT OR REPLACE INTO t (id, v, w) VALUES (1, 9, 'b')"]), "t"), 2);
     assert_eq!(deleted(&counted(&["ALTER TABLE child RENAME TO kids"]), "child"), 0);
     let rebuilt = [

@@ -1,0 +1,150 @@
+//! `backout policy`: the rules as code. Check and test a bundle, sign it into force, ask what was decided and why.
+
+mod explain;
+mod test;
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use policy::{Bundle, RuleSet};
+use schemas::ExitCode;
+
+use crate::flow;
+use crate::home::Home;
+use crate::output::{Output, table};
+use crate::problem::{Problem, chain};
+use crate::rules;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Parse, validate and lint a bundle; the one in force where no folder is named
+    Check {
+        /// The folder of the bundle
+        folder: Option<PathBuf>,
+    },
+    /// Run cases: what is decided, by which rules, and whether every rule decides a case
+    Test {
+        /// The folder of the bundle; the one in force where left out
+        folder: Option<PathBuf>,
+        /// More cases: a file, or a folder of them
+        #[arg(long)]
+        cases: Vec<PathBuf>,
+    },
+    /// Print a rule
+    Show {
+        /// Its id
+        rule: String,
+    },
+    /// Say why a decision was made, and whether it is made again
+    Explain {
+        /// The beginning of its id
+        decision: String,
+    },
+    /// Decide what was decided before with another bundle, and tell what would be different
+    Simulate {
+        /// The folder of the other bundle
+        folder: PathBuf,
+    },
+    /// Sign a bundle and put it in force: two owners of the policy sign
+    Sign {
+        /// The folder of the bundle; the one in the state folder, as it was edited, where left out
+        folder: Option<PathBuf>,
+        /// Keys to sign with
+        #[arg(long = "as", value_name = "KEY", required = true)]
+        names: Vec<String>,
+    },
+}
+
+pub(crate) fn run(
+    command: &PolicyCommand,
+    home: &dyn Fn() -> Result<Home, Problem>,
+    output: &Output,
+) -> Result<ExitCode, Problem> {
+    match command {
+        PolicyCommand::Check { folder } => check(folder.as_deref(), home, output),
+        PolicyCommand::Test { folder, cases } => test::run(folder.as_deref(), cases, home, output),
+        PolicyCommand::Show { rule } => show(rule, &home()?, output),
+        PolicyCommand::Explain { decision } => explain::explain(decision, &home()?, output),
+        PolicyCommand::Simulate { folder } => explain::simulate(folder, &home()?, output),
+        PolicyCommand::Sign { folder, names } => sign(folder.as_deref(), names, &home()?, output),
+    }
+}
+
+/// A bundle in a folder, or the one of the state folder as it is on disk.
+pub(super) fn bundle(folder: Option<&Path>, home: &dyn Fn() -> Result<Home, Problem>) -> Result<Bundle, Problem> {
+    match folder {
+        Some(folder) => rules::read(folder),
+        None => rules::read(&home()?.path("policy")),
+    }
+}
+
+fn check(
+    folder: Option<&Path>,
+    home: &dyn Fn() -> Result<Home, Problem>,
+    output: &Output,
+) -> Result<ExitCode, Problem> {
+    let found = bundle(folder, home)?;
+    let set = found.rules().map_err(|error| rules::refuse(chain(&error)))?;
+    if folder.is_none() {
+        let home = home()?;
+        let trust = home.trust()?;
+        rules::in_force(&home, &flow::records(&home.journal()?)?, trust.document())?;
+    }
+    let invariants = found.of("invariants/").count();
+    let value = serde_json::json!({
+        "bundle": found.digest(), "rules": set.rules.len(), "invariants": invariants,
+        "signed": folder.is_none(), "teams": set.teams(),
+    });
+    output.result(&value, || {
+        format!(
+            "{}\n{} rules, {invariants} invariants: they parse, validate strictly and pass the lint\n",
+            found.digest(),
+            set.rules.len()
+        ) + &listed(&set)
+    });
+    Ok(ExitCode::Done)
+}
+
+fn listed(set: &RuleSet) -> String {
+    let row = |rule: &policy::Rule| {
+        let needs: Vec<String> = rule.needs.iter().map(ToString::to_string).collect();
+        let effect = if rule.permits { "permit" } else { "forbid" };
+        vec![rule.id.clone(), effect.to_owned(), needs.join(" "), rule.why.clone()]
+    };
+    table(&["rule", "effect", "lifted by", "why"], set.rules.values().map(row).collect())
+}
+
+fn show(id: &str, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let trust = home.trust()?;
+    let engine = rules::in_force(home, &flow::records(&home.journal()?)?, trust.document())?;
+    let Some(rule) = engine.rule(id) else {
+        return Err(Problem::usage(format!("no rule is called {id:?}"), "backout policy check lists them"));
+    };
+    let needs: Vec<String> = rule.needs.iter().map(ToString::to_string).collect();
+    let text = rule.policy.to_string();
+    let value = serde_json::json!({"rule": rule.id, "file": rule.file, "why": rule.why, "needs": needs, "text": text});
+    output.result(&value, || format!("{} in {}\n{text}\n", rule.id, rule.file));
+    Ok(ExitCode::Done)
+}
+
+fn sign(folder: Option<&Path>, names: &[String], home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let found = bundle(folder, &|| Ok(home.clone()))?;
+    let set = found.rules().map_err(|error| rules::refuse(chain(&error)))?;
+    let outcomes = test::outcomes(&found, &[])?;
+    if let Some(failed) = outcomes.iter().find(|outcome| !outcome.passed) {
+        let title = format!("the case {:?} of the bundle does not pass: {}", failed.name, failed.why);
+        return Err(Problem::usage(title, "backout policy test, and mend the rule or the case"));
+    }
+    let keys = names.iter().map(|name| home.key(name)).collect::<Result<Vec<_>, _>>()?;
+    let serial = rules::next_serial(&flow::records(&home.journal()?)?);
+    let serial = rules::put_in_force(home, &found, serial, &keys)?;
+    let value = serde_json::json!({"bundle": found.digest(), "serial": serial, "rules": set.rules.len()});
+    output.result(&value, || {
+        format!(
+            "{} is in force with serial {serial}: {} rules; open manifests are stale\n",
+            found.digest(),
+            set.rules.len()
+        )
+    });
+    Ok(ExitCode::Done)
+}

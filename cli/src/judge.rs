@@ -1,0 +1,267 @@
+//! The gate and its second look: a plan is judged when it comes in, and again when people have spoken and it is about to run.
+
+use std::sync::Arc;
+
+use executor::{Loaded, Names};
+use jiff::{SignedDuration, Timestamp};
+use kernel::{DriverSet, StepSpec};
+use planner::Planned;
+use policy::{Mode, Outcome, People, Principal, Request, SessionFacts, StepFacts};
+use schemas::{
+    ApprovalsRequired, Code, Counters, Digest, Document as _, End, Envelope, ExitCode, Finding, GateVerdict, Manifest,
+    Predicate as _, Record, RecordBody, Role, Ruling, Statement, StepAssessment, Subject, TrustRoot, WhoCanAct,
+};
+
+use crate::flow::{Gated, Opening, ReadPlan, check, find_manifest, load, nonce, used_by};
+use crate::home::Home;
+use crate::look::{Corrected, assess, unknown_commands};
+use crate::problem::Problem;
+use crate::{rules, votes};
+
+/// How long a manifest may be run after it was issued.
+const MANIFEST_MINUTES: i64 = 60;
+
+/// Check, assess, decide, sign.
+pub(crate) fn decide(
+    home: &Home,
+    records: &[Record],
+    read: &ReadPlan,
+    signer: &schemas::Signer,
+    trust: &TrustRoot,
+    bytes: &[u8],
+    corrects: Option<&Corrected>,
+) -> Result<Gated, Problem> {
+    let digest = read.digest;
+    let (site, drivers) = (home.site()?, home.drivers()?);
+    let engine = rules::in_force(home, records, trust)?;
+    let facts = Arc::new(site.facts(&read.plan.environment, home.dir())?);
+    let planned = check(read.plan.clone(), &drivers, &facts)?;
+    let assessed = assess(&planned, &drivers, digest, corrects);
+    let assessment = assessed.map_err(|findings| {
+        Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN")
+    })?;
+    let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
+    let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
+    let request = Request {
+        plan: digest,
+        assessment: Digest::of(&assessment_bytes),
+        principal: principal(trust, signer),
+        site: &gate_facts,
+        now: Timestamp::now(),
+        session: session_before(records, &planned.plan.session, gate_facts.inventory.mode()),
+        people: People::default(),
+        unknown: unknown_commands(&planned.steps, &planned.plan.checks, &planned.facts, &drivers),
+        steps: step_facts(&planned.steps, &assessment.steps),
+    };
+    let outcome = policy::decide(&engine, &request, "gate");
+    refuse_denied(&outcome)?;
+    let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
+    let names = (engine.digest(), site.digest(), Digest::of(&decisions_bytes));
+    let manifest = manifest(&planned, &request, &outcome, signer, trust, names)?;
+    let statement = Statement::new(vec![Subject::new("plan", digest)], manifest.clone());
+    let payload = statement.to_payload();
+    if payload.len() > Manifest::MAX_BYTES {
+        return Err(Problem::usage("the manifest would be larger than 4 KiB", "use shorter names"));
+    }
+    let envelope = Envelope::sign(Statement::<Manifest>::PAYLOAD_TYPE, &payload, &[&home.key("gate")?]);
+    let manifest_digest = Digest::of(&payload);
+    home.keep(digest, bytes)?;
+    home.keep(site.digest(), &site.document())?;
+    home.keep(request.assessment, &assessment_bytes)?;
+    home.keep(manifest.decisions, &decisions_bytes)?;
+    home.keep(manifest_digest, &envelope.to_json())?;
+    home.note(RecordBody::Gated { plan: digest, manifest: manifest_digest, assessment: request.assessment })?;
+    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions })
+}
+
+fn refuse_denied(outcome: &Outcome) -> Result<(), Problem> {
+    if outcome.refusals.is_empty() {
+        return Ok(());
+    }
+    let mut refusals = outcome.refusals.clone();
+    schemas::sort_findings(&mut refusals);
+    Err(Problem::findings(
+        ExitCode::Refused,
+        "the plan was refused; nothing was touched",
+        refusals,
+        "change the plan; no approval can change a forbidden one",
+    ))
+}
+
+/// The agent as the trust root has it.
+fn principal(trust: &TrustRoot, signer: &schemas::Signer) -> Principal {
+    let key = trust.key(signer.keyid);
+    Principal {
+        id: signer.owner.clone(),
+        duties: key.map(|key| key.duties.iter().cloned().collect()).unwrap_or_default(),
+        environments: key.map(|key| key.environments.iter().cloned().collect()).unwrap_or_default(),
+    }
+}
+
+/// Steps as the policy sees them.
+pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessment]) -> Vec<StepFacts<'a>> {
+    let facts = |(step, assessed): (&'a StepSpec, &'a StepAssessment)| StepFacts {
+        ix: step.ix.at(),
+        assessed,
+        writes: &step.lowered.writes,
+        act: step.lowered.act.as_ref(),
+        command: step.lowered.argv.join(" "),
+        has_checks: !step.verify.is_empty(),
+    };
+    steps.iter().zip(assessed).map(facts).collect()
+}
+
+/// What the runs of a session used up: all that were opened, but those that ended with nothing done.
+pub(crate) fn session_before(records: &[Record], session: &str, mode: Mode) -> SessionFacts {
+    let mut open: std::collections::BTreeMap<&str, Counters> = std::collections::BTreeMap::new();
+    for record in records {
+        let Some(subject) = record.subject.as_ref().filter(|subject| subject.session == session) else { continue };
+        match &record.fact {
+            RecordBody::RunOpened { reserved, .. } => drop(open.insert(&subject.run, *reserved)),
+            RecordBody::Ended { end: End::RolledBack | End::Refused, .. } => drop(open.remove(subject.run.as_str())),
+            _ => {}
+        }
+    }
+    let sum = |of: fn(&Counters) -> u64| {
+        let total = open.values().fold(0u64, |sum, counters| sum.saturating_add(of(counters)));
+        i64::try_from(total).unwrap_or(i64::MAX)
+    };
+    SessionFacts {
+        mode,
+        writes: sum(|counters| counters.writes),
+        deletes: sum(|counters| counters.deletes),
+        restarts: sum(|counters| counters.restarts),
+        rows: sum(|counters| counters.rows),
+    }
+}
+
+fn manifest(
+    planned: &Planned,
+    request: &Request<'_>,
+    outcome: &Outcome,
+    signer: &schemas::Signer,
+    trust: &TrustRoot,
+    (policy, site, decisions): (Digest, Digest, Digest),
+) -> Result<Manifest, Problem> {
+    let issued = request.now;
+    let mut classes = std::collections::BTreeMap::new();
+    for step in &request.steps {
+        *classes.entry(step.class()).or_insert(0) += 1;
+    }
+    Ok(Manifest {
+        session: planned.plan.session.clone(),
+        requester: signer.owner.clone(),
+        environment: planned.plan.environment.clone(),
+        plan: request.plan,
+        assessment: request.assessment,
+        decisions,
+        policy,
+        site,
+        trust_version: trust.version,
+        verdict: if outcome.people == 0 { GateVerdict::Allow } else { GateVerdict::Hold },
+        steps: request.steps.len() as u64,
+        classes,
+        approvals: ApprovalsRequired {
+            people: outcome.people,
+            role: Role::Approver(planned.plan.environment.clone()).to_string(),
+            teams: outcome.teams.clone(),
+        },
+        issued,
+        expires: issued + SignedDuration::from_mins(MANIFEST_MINUTES),
+        nonce: nonce()?,
+    })
+}
+
+/// Checks that a manifest may run now: not expired, not used, nothing changed, approvals there, and the policy asked again with them.
+pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: &str) -> Result<Opening, Problem> {
+    let (digest, verified) = find_manifest(records, home, name)?;
+    let manifest = verified.document().predicate.clone();
+    let now = Timestamp::now();
+    if now >= manifest.expires {
+        let title = format!("the manifest expired at {}", manifest.expires);
+        return Err(Problem::new(ExitCode::Stale, Code::EXPIRED, title, "backout gate PLAN"));
+    }
+    let (trust, site) = (home.trust()?, home.site()?);
+    let engine = rules::in_force(home, records, trust.document())?;
+    if manifest.policy != engine.digest() {
+        return Err(Problem::stale("the policy changed since the gate decided"));
+    }
+    if manifest.site != site.digest() {
+        return Err(Problem::stale("backout.toml or inventory.toml changed since the gate decided"));
+    }
+    if manifest.trust_version != trust.document().version {
+        return Err(Problem::stale("the trust root changed since the gate decided"));
+    }
+    if records.iter().any(|record| used_by(&record.fact) == Some(digest)) {
+        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
+    }
+    let counted = votes::approvals(home, records, digest, &manifest, now)?;
+    let names = Names { plan: manifest.plan, assessment: manifest.assessment, decisions: manifest.decisions };
+    let loaded = load(home, drivers, &names)?;
+    if loaded.facts.roots != site.facts(&manifest.environment, home.dir())?.roots {
+        return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
+    }
+    let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
+    let reserved = ask_again(home, drivers, records, &engine, &manifest, &loaded, people, now)?;
+    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved })
+}
+
+/// The second question: with what people said, now. Every step must be allowed, not just held.
+#[allow(clippy::too_many_arguments)]
+fn ask_again(
+    home: &Home,
+    drivers: &DriverSet,
+    records: &[Record],
+    engine: &policy::Engine,
+    manifest: &Manifest,
+    loaded: &Loaded,
+    people: People,
+    now: Timestamp,
+) -> Result<Counters, Problem> {
+    let trust = home.trust()?;
+    let plan = Envelope::from_json(&home.document(manifest.plan)?)
+        .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout gate PLAN"))?;
+    let plan: schemas::Verified<schemas::Plan> = plan
+        .verify(trust.document(), &Role::Agent, now)
+        .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout plan sign PLAN --as AGENT"))?;
+    let Some(signer) = plan.signers().first() else {
+        return Err(Problem::identity("the plan is not signed", "backout plan sign PLAN --as AGENT"));
+    };
+    let site = home.site()?;
+    let gate_facts = site.gate_facts(&manifest.environment, home.own())?;
+    let request = Request {
+        plan: manifest.plan,
+        assessment: manifest.assessment,
+        principal: principal(trust.document(), signer),
+        site: &gate_facts,
+        now,
+        session: session_before(records, &manifest.session, gate_facts.inventory.mode()),
+        people,
+        unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, drivers),
+        steps: step_facts(&loaded.steps, &loaded.assessed),
+    };
+    let outcome = policy::decide(engine, &request, "run");
+    refuse_denied(&outcome)?;
+    let held = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]).find(|it| it.ruling == Ruling::Hold);
+    if let Some(held) = held {
+        let detail = format!("{} is needed by {}", held.needs.join(", "), held.rules.join(", "));
+        let hint = "backout gate PLAN: the need came up after the gate decided";
+        let finding = Finding::error(Code::APPROVALS_MISSING, "", detail, hint)
+            .of_step(&held.step)
+            .for_whom(WhoCanAct::NeedsApproval);
+        return Err(Problem::findings(
+            ExitCode::Waiting,
+            "the run may not start yet",
+            vec![finding],
+            "backout gate PLAN",
+        ));
+    }
+    let blast = &outcome.decisions.blast;
+    let restarts = request.steps.iter().filter(|step| step.act.is_some_and(|act| act.verb == schemas::Verb::Restart));
+    Ok(Counters {
+        writes: blast.touched(),
+        deletes: blast.deleted(),
+        restarts: restarts.count() as u64,
+        rows: blast.rows.updated.saturating_add(blast.rows.deleted),
+    })
+}

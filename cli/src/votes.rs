@@ -1,0 +1,85 @@
+//! What people said of a manifest: every word is verified again whenever it counts.
+
+use jiff::Timestamp;
+use policy::Counted;
+use schemas::{Code, Digest, Envelope, ExitCode, Finding, Manifest, Record, RecordBody, Role};
+
+use crate::home::Home;
+use crate::problem::{Problem, chain};
+
+/// A person's no: the plan must change.
+fn rejected(detail: String, pointer: &str) -> Problem {
+    let hint = "change the plan: one no vetoes it, and no later yes outweighs it";
+    let finding = Finding::error(Code::REJECTED, pointer, detail, hint).for_whom(schemas::WhoCanAct::Forbidden);
+    Problem::findings(
+        ExitCode::Refused,
+        "the plan was rejected",
+        vec![finding],
+        "change the plan, then backout gate PLAN",
+    )
+}
+
+/// A plan that somebody said no to stays refused, also under a new manifest.
+pub(crate) fn refuse_rejected(records: &[Record], plan: Digest) -> Result<(), Problem> {
+    let manifests: std::collections::HashSet<Digest> = records
+        .iter()
+        .filter_map(|record| match &record.fact {
+            RecordBody::Gated { plan: of, manifest, .. } if *of == plan => Some(*manifest),
+            _ => None,
+        })
+        .collect();
+    let no = records.iter().find_map(|record| match &record.fact {
+        RecordBody::Approved { manifest, owner, reject: true, .. } if manifests.contains(manifest) => Some(owner),
+        _ => None,
+    });
+    no.map_or(Ok(()), |owner| Err(rejected(format!("{owner} rejected this very plan"), "")))
+}
+
+/// The approvals of a manifest that count, or what is missing.
+pub(crate) fn approvals(
+    home: &Home,
+    records: &[Record],
+    digest: Digest,
+    manifest: &Manifest,
+    now: Timestamp,
+) -> Result<Counted, Problem> {
+    let trust = home.trust()?;
+    let role: Role =
+        manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
+    let mut votes = Vec::new();
+    for record in records {
+        let RecordBody::Approved { manifest: about, approval, reject, owner, .. } = &record.fact else { continue };
+        if *about != digest {
+            continue;
+        }
+        // A no stays a no, whatever becomes of the document that says why.
+        if *reject {
+            return Err(rejected(format!("{owner} rejected it"), ""));
+        }
+        let envelope = Envelope::from_json(&home.document(*approval)?)
+            .map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
+        let vote: policy::Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
+            Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve")
+        })?;
+        if vote.digest() != *approval {
+            return Err(Problem::identity("an approval is not the one that the log names", "backout verify"));
+        }
+        votes.push(vote);
+    }
+    policy::count(
+        digest,
+        &manifest.environment,
+        &manifest.requester,
+        &manifest.approvals,
+        &votes,
+        trust.document(),
+        now,
+    )
+    .map_err(|findings| {
+        if let Some(no) = findings.iter().find(|finding| finding.code == Code::REJECTED) {
+            return rejected(no.detail.clone(), "");
+        }
+        let next = format!("backout approve {} --as NAME", digest.short());
+        Problem::findings(ExitCode::Waiting, "the run may not start yet", findings, next)
+    })
+}

@@ -1,0 +1,435 @@
+//! The decision about a plan: every step and the whole, all reasons at once, with ids that anybody can compute again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemas::{Blast, Class, Code, Decision, Decisions, Digest, Effectiveness, Finding, Ruling, Thing, WhoCanAct};
+use serde::Serialize;
+
+use crate::ask::{
+    Ask, Clock, Evidence, Object, PlanAsk, PlanContext, PlanPhase, RepairFacts, Risk, SessionFacts, SiteRules, StepAsk,
+    StepContext, Target,
+};
+use crate::engine::{Answered, DEFAULT_DENY, Engine};
+use crate::inventory::Described;
+use crate::needs::{Need, together};
+use crate::request::{Outcome, Request, StepFacts, Unknown};
+use crate::touch::{Touch, fitting, hazards, touches};
+use crate::{blast, guard};
+
+/// What a decision id is computed from.
+#[derive(Serialize)]
+struct DecisionInput<'a> {
+    bundle: Digest,
+    phase: &'a str,
+    plan: Digest,
+    assessment: Digest,
+    step: &'a str,
+    asked: &'a [Digest],
+    ruling: Ruling,
+    rules: &'a [String],
+    needs: &'a [String],
+    errors: &'a [String],
+}
+
+/// A touch with what the inventory says of it.
+struct Known {
+    touch: Touch,
+    described: Described,
+}
+
+/// A step with all that is known of it before the rules are asked.
+struct Surveyed {
+    touched: Vec<Known>,
+    blast: Blast,
+    risk: Risk,
+}
+
+/// Answers to the questions about one step, or about the whole.
+#[derive(Default)]
+struct Gathered {
+    asked: Vec<Digest>,
+    ruling: Option<Ruling>,
+    permits: BTreeSet<String>,
+    forbids: BTreeSet<String>,
+    needs: Vec<Need>,
+    errors: Vec<String>,
+}
+
+/// Decides. `phase` is `gate` when a plan comes in, `run` when people have spoken.
+pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
+    let surveyed: Vec<Surveyed> = request.steps.iter().map(|step| survey(step, request)).collect();
+    let mut whole = Blast::default();
+    surveyed.iter().for_each(|step| whole.add(&step.blast));
+    let session = session_after(request, &whole);
+    let changed: Vec<String> =
+        surveyed.iter().flat_map(|step| step.touched.iter().map(|known| known.touch.uri.clone())).collect();
+    let mut decider = Decider { engine, request, phase, session, refusals: Vec::new() };
+    let plan = decider.about_plan(&whole, &surveyed);
+    let mut steps = Vec::with_capacity(request.steps.len());
+    for (step, surveyed) in request.steps.iter().zip(&surveyed) {
+        let uris: Vec<String> = surveyed.touched.iter().map(|known| known.touch.uri.clone()).collect();
+        decider.refusals.extend(guard::refused(step, request.site, &uris, &changed));
+        steps.push(decider.about_step(step, surveyed));
+    }
+    let unknown = decider.about_unknown();
+    let needs = together(
+        steps
+            .iter()
+            .chain([&plan])
+            .flat_map(|decision| decision.needs.iter().filter_map(|need| need.parse().ok()))
+            .chain(unknown),
+    );
+    let people = needs.iter().find_map(|need| if let Need::Approvals(count) = need { Some(*count) } else { None });
+    let teams = needs.iter().filter_map(|need| if let Need::Role(team) = need { Some(team.clone()) } else { None });
+    let inputs = serde_json::json!({
+        "principal": request.principal, "session": request.session, "now": request.now,
+        "approvals": request.people.approvals, "teams": request.people.teams,
+    });
+    let teams: Vec<String> = teams.collect();
+    let decisions = Decisions { phase: phase.to_owned(), bundle: engine.digest(), inputs, blast: whole, plan, steps };
+    let people = people.unwrap_or(0).max(i64::from(!teams.is_empty()));
+    Outcome { decisions, refusals: decider.refusals, people: people.unsigned_abs(), teams }
+}
+
+fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
+    let (environment, tier) = (&request.site.environment, request.site.tier);
+    let mut radius = Blast::default();
+    let mut touched = Vec::new();
+    for touch in touches(step) {
+        let described = request.site.inventory.describe(&touch.uri, environment);
+        blast::reach(&mut radius, &touch, &described, step.class(), environment, tier);
+        touched.push(Known { touch, described });
+    }
+    blast::widen(&mut radius, step.assessed.share, hazards(step));
+    let risk = blast::risk(step.class(), &radius, tier);
+    Surveyed { touched, blast: radius, risk }
+}
+
+/// What the session will have done after this plan.
+fn session_after(request: &Request<'_>, whole: &Blast) -> SessionFacts {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let before = request.session;
+    let restarts = request.steps.iter().filter(|step| step.act.is_some_and(|act| act.verb == schemas::Verb::Restart));
+    SessionFacts {
+        mode: before.mode,
+        writes: before.writes.saturating_add(number(whole.touched())),
+        deletes: before.deletes.saturating_add(number(whole.deleted())),
+        restarts: before.restarts.saturating_add(number(restarts.count() as u64)),
+        rows: before.rows.saturating_add(number(whole.rows.updated.saturating_add(whole.rows.deleted))),
+    }
+}
+
+struct Decider<'a> {
+    engine: &'a Engine,
+    request: &'a Request<'a>,
+    phase: &'a str,
+    session: SessionFacts,
+    refusals: Vec<Finding>,
+}
+
+impl Decider<'_> {
+    fn about_step(&mut self, step: &StepFacts<'_>, surveyed: &Surveyed) -> Decision {
+        let mut gathered = Gathered::default();
+        let mut denied: BTreeMap<String, (String, u64)> = BTreeMap::new();
+        let mut missing: BTreeMap<Need, BTreeSet<String>> = BTreeMap::new();
+        let mut seen: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        for known in &surveyed.touched {
+            let ask = Ask::Step(self.step_ask(step, surveyed, known));
+            let digest = ask.digest();
+            if let Some(rules) = seen.get(&digest) {
+                count_more(&mut denied, rules);
+                continue;
+            }
+            let answered = self.engine.answer(&ask);
+            gathered.take(digest, &answered);
+            if answered.ruling == Ruling::Deny {
+                let what = format!("{} {}", known.touch.verb.as_str().replace('_', " "), known.touch.uri);
+                for rule in &answered.rules {
+                    denied.entry(rule.clone()).or_insert_with(|| (what.clone(), 0)).1 += 1;
+                }
+            }
+            for need in answered.needs.iter().filter(|need| !need.is_by_people()) {
+                missing.entry(need.clone()).or_default().extend(answered.rules.iter().cloned());
+            }
+            seen.insert(digest, if answered.ruling == Ruling::Deny { answered.rules } else { Vec::new() });
+        }
+        let place = format!("/steps/{}", step.ix);
+        for (rule, (what, count)) in &denied {
+            let more = if *count > 1 { format!(", and {} more", count - 1) } else { String::new() };
+            let detail = format!("{what}{more}{}", circumstances(step));
+            self.refusals.push(self.refusal(rule, &detail, &place).of_step(&step.assessed.id));
+        }
+        for (need, rules) in &missing {
+            self.refusals.push(no_evidence(need, rules, &place).of_step(&step.assessed.id));
+        }
+        self.refusals.extend(gathered.errors.iter().map(|error| failed(error, &place).of_step(&step.assessed.id)));
+        self.decision(&step.assessed.id, step.class(), surveyed.blast.score, gathered)
+    }
+
+    fn about_plan(&mut self, whole: &Blast, surveyed: &[Surveyed]) -> Decision {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let steps = &self.request.steps;
+        let irreversible = steps.iter().filter(|step| step.class() == Class::Irreversible).count();
+        let worst = surveyed.iter().map(|step| step.risk).max().unwrap_or(Risk::Low);
+        let class = steps.iter().map(StepFacts::class).max().unwrap_or(Class::TriviallyReversible);
+        let ask = Ask::Plan(PlanAsk {
+            principal: self.request.principal.clone(),
+            phase: PlanPhase::Admit,
+            environment: self.request.site.environment.clone(),
+            tier: self.request.site.tier,
+            context: PlanContext {
+                steps: number(steps.len() as u64),
+                writes: number(whole.touched()),
+                deletes: number(whole.deleted()),
+                irreversible: number(irreversible as u64),
+                score: number(whole.score),
+                risk: worst,
+                hazards: whole.hazards.clone(),
+                clock: Clock::at(self.request.now),
+                calendar: self.request.site.inventory.calendar(&self.request.site.environment, self.request.now),
+                site: self.site_rules(),
+                undeclared: 0,
+                checks_failed: 0,
+                evidence: Evidence {
+                    approvals: number(self.request.people.approvals),
+                    teams: self.request.people.teams.clone(),
+                    ..Evidence::default()
+                },
+            },
+        });
+        let answered = self.engine.answer(&ask);
+        let mut gathered = Gathered::default();
+        gathered.take(ask.digest(), &answered);
+        if answered.ruling == Ruling::Deny {
+            let detail = format!("the plan as a whole, {} steps", steps.len());
+            let refusals: Vec<Finding> = answered.rules.iter().map(|rule| self.refusal(rule, &detail, "")).collect();
+            self.refusals.extend(refusals);
+            self.refusals.extend(answered.errors.iter().map(|error| failed(error, "")));
+        }
+        self.decision("", class, whole.score, gathered)
+    }
+
+    /// Commands that run to look and may do anything: judged like steps that cannot be undone.
+    fn about_unknown(&mut self) -> Vec<Need> {
+        let mut needs = Vec::new();
+        for unknown in &self.request.unknown {
+            let answered = self.engine.answer(&Ask::Step(self.look_ask(unknown)));
+            needs.extend(answered.needs.clone());
+            if answered.ruling != Ruling::Deny {
+                continue;
+            }
+            let detail = unknown.argv.join(" ");
+            let refusals: Vec<Finding> =
+                answered.rules.iter().map(|rule| self.refusal(rule, &detail, &unknown.pointer)).collect();
+            self.refusals.extend(refusals);
+            self.refusals.extend(answered.errors.iter().map(|error| failed(error, &unknown.pointer)));
+        }
+        needs
+    }
+
+    fn look_ask(&self, unknown: &Unknown) -> StepAsk {
+        let verb = schemas::Verb::Inspect;
+        let program = unknown.argv.first().map_or("", String::as_str);
+        let reads = self.engine.reads_names(verb, Thing::Program);
+        let site = self.request.site;
+        StepAsk {
+            principal: self.request.principal.clone(),
+            verb,
+            resource: Object {
+                thing: Thing::Program,
+                name: if reads { format!("program:{program}") } else { String::new() },
+                environment: site.environment.clone(),
+                tier: site.tier,
+                known: false,
+                sensitive: false,
+                protected: false,
+                shared: false,
+                boundary: crate::ask::Boundary::Undeclared,
+            },
+            context: self.context(
+                Class::Irreversible,
+                Risk::High,
+                schemas::Confidence::None,
+                if reads { unknown.argv.join(" ") } else { String::new() },
+            ),
+        }
+    }
+
+    fn step_ask(&self, step: &StepFacts<'_>, surveyed: &Surveyed, known: &Known) -> StepAsk {
+        let thing = known.described.thing.unwrap_or(known.touch.thing);
+        let verb = fitting(known.touch.verb, thing);
+        let reads = self.engine.reads_names(verb, thing);
+        let site = self.request.site;
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let in_library = step.assessed.way_back.entry.is_some();
+        let context = self.context(
+            step.class(),
+            surveyed.risk,
+            step.assessed.confidence,
+            if reads { step.command.clone() } else { String::new() },
+        );
+        let rows = surveyed.blast.rows;
+        StepAsk {
+            principal: self.request.principal.clone(),
+            verb,
+            resource: Object {
+                thing,
+                name: if reads { known.touch.uri.clone() } else { String::new() },
+                environment: site.environment.clone(),
+                tier: site.tier,
+                known: known.described.known || (thing == Thing::Program && in_library),
+                sensitive: blast::is_sensitive(&known.described, site.tier),
+                protected: known.described.protected,
+                shared: known.described.shared,
+                boundary: known.described.boundary(verb),
+            },
+            context: StepContext {
+                score: number(surveyed.blast.score),
+                target: Target {
+                    wildcard: step.assessed.by_wildcard,
+                    count: number(surveyed.touched.len() as u64),
+                    share: number(step.assessed.share.map_or(0, schemas::Share::percent)),
+                    rows: number(rows.updated.saturating_add(rows.deleted)),
+                },
+                hazards: surveyed.blast.hazards.clone(),
+                evidence: self.evidence(step, surveyed),
+                ..context
+            },
+        }
+    }
+
+    fn context(&self, class: Class, risk: Risk, sure: schemas::Confidence, command: String) -> StepContext {
+        let site = self.request.site;
+        StepContext {
+            class,
+            risk,
+            sure,
+            score: 0,
+            command,
+            target: Target::default(),
+            hazards: BTreeSet::new(),
+            session: self.session,
+            clock: Clock::at(self.request.now),
+            calendar: site.inventory.calendar(&site.environment, self.request.now),
+            site: self.site_rules(),
+            repair: RepairFacts::default(),
+            evidence: Evidence {
+                approvals: i64::try_from(self.request.people.approvals).unwrap_or(i64::MAX),
+                teams: self.request.people.teams.clone(),
+                ..Evidence::default()
+            },
+        }
+    }
+
+    /// What the host supplies by itself.
+    fn evidence(&self, step: &StepFacts<'_>, surveyed: &Surveyed) -> Evidence {
+        let assessed = step.assessed;
+        let looked = assessed.confidence != schemas::Confidence::None;
+        let comes_back = assessed.way_back.effectiveness != Effectiveness::None;
+        let uris: Vec<String> = surveyed.touched.iter().map(|known| known.touch.uri.clone()).collect();
+        Evidence {
+            approvals: i64::try_from(self.request.people.approvals).unwrap_or(i64::MAX),
+            teams: self.request.people.teams.clone(),
+            legal_hold_clear: self.request.site.inventory.legal_hold_clear(&uris, self.request.now),
+            snapshot: comes_back && step.class() <= Class::ReversibleWithBackup,
+            dry_run: looked,
+            verification: looked || step.has_checks || !step.writes.is_empty() || assessed.way_back.entry.is_some(),
+            compensation: comes_back,
+            drill: false,
+        }
+    }
+
+    fn site_rules(&self) -> SiteRules {
+        SiteRules {
+            allows_irreversible: self.request.site.allow_irreversible,
+            max_delete_share: i64::try_from(self.request.site.max_delete_share).unwrap_or(i64::MAX),
+        }
+    }
+
+    fn refusal(&self, rule: &str, found: &str, place: &str) -> Finding {
+        let known = self.engine.rule(rule);
+        let (code, why, hint) = known.map_or_else(
+            || {
+                let duties: Vec<&str> = self.request.principal.duties.iter().map(String::as_str).collect();
+                let why = format!("no rule permits it to an agent with the duties [{}]", duties.join(", "));
+                (Code::POLICY_DENIED, why, "use an agent whose duty it is, or ask the owners of the policy".to_owned())
+            },
+            |rule| (rule.code, rule.why.clone(), rule.hint.clone()),
+        );
+        let hint = if hint.is_empty() { format!("backout policy show {rule}") } else { hint };
+        Finding::error(code, place, format!("{found}: {why}"), hint).for_whom(WhoCanAct::Forbidden).by_rule(rule)
+    }
+
+    fn decision(&self, step: &str, class: Class, score: u64, gathered: Gathered) -> Decision {
+        let ruling = gathered.ruling.unwrap_or(Ruling::Deny);
+        let rules = if ruling == Ruling::Allow { gathered.permits } else { gathered.forbids };
+        let rules: Vec<String> = rules.into_iter().collect();
+        let needs = together(gathered.needs);
+        let people = needs.iter().find_map(|need| if let Need::Approvals(count) = need { Some(*count) } else { None });
+        let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
+        let input = DecisionInput {
+            bundle: self.engine.digest(),
+            phase: self.phase,
+            plan: self.request.plan,
+            assessment: self.request.assessment,
+            step,
+            asked: &gathered.asked,
+            ruling,
+            rules: &rules,
+            needs: &needs,
+            errors: &gathered.errors,
+        };
+        let id = Digest::of(&serde_json::to_vec(&input).unwrap_or_default());
+        let people = people.unwrap_or(0).unsigned_abs();
+        Decision { id, step: step.to_owned(), class, ruling, rules, needs, people, score, asked: gathered.asked }
+    }
+}
+
+impl Gathered {
+    fn take(&mut self, asked: Digest, answered: &Answered) {
+        self.asked.push(asked);
+        self.ruling = Some(self.ruling.map_or(answered.ruling, |ruling| ruling.max(answered.ruling)));
+        let rules = if answered.ruling == Ruling::Allow { &mut self.permits } else { &mut self.forbids };
+        rules.extend(answered.rules.iter().cloned());
+        self.needs.extend(answered.needs.iter().cloned());
+        self.errors.extend(answered.errors.iter().cloned());
+    }
+}
+
+fn count_more(denied: &mut BTreeMap<String, (String, u64)>, rules: &[String]) {
+    for rule in rules {
+        if let Some((_, count)) = denied.get_mut(rule) {
+            *count += 1;
+        }
+    }
+}
+
+/// What makes a refusal plain: the pattern, the share.
+fn circumstances(step: &StepFacts<'_>) -> String {
+    let mut out = String::new();
+    if step.assessed.by_wildcard {
+        out.push_str(", by wildcard");
+    }
+    if let Some(share) = step.assessed.share.filter(|share| share.part > 0) {
+        out.push_str(&format!(", {} of {} ({} %)", share.part, share.whole, share.percent()));
+    }
+    out
+}
+
+fn no_evidence(need: &Need, rules: &BTreeSet<String>, place: &str) -> Finding {
+    let who = match need {
+        Need::LegalHoldClear | Need::Drill => WhoCanAct::NeedsApproval,
+        _ => WhoCanAct::Retryable,
+    };
+    let mut finding =
+        Finding::error(Code::POLICY_EVIDENCE, place, format!("{need} is needed and is not there"), need.supplier())
+            .for_whom(who);
+    for rule in rules.iter().filter(|rule| *rule != DEFAULT_DENY) {
+        finding = finding.by_rule(rule);
+    }
+    finding
+}
+
+fn failed(error: &str, place: &str) -> Finding {
+    Finding::error(Code::POLICY_ERROR, place, error, "backout policy check").for_whom(WhoCanAct::Forbidden)
+}

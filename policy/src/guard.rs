@@ -1,0 +1,39 @@
+//! What is refused whatever the rules say: a step that can reach what its own way back or record depends on.
+
+use schemas::{Code, Finding, Resource, WhoCanAct};
+
+use crate::request::{SiteFacts, StepFacts};
+
+/// The rule of this file; no bundle can take it away.
+pub(crate) const OWN_WAY_BACK: &str = "HOST-own-way-back/1";
+
+/// Refusals of one step. `changed` is everything that the plan changes.
+pub(crate) fn refused(step: &StepFacts<'_>, site: &SiteFacts, uris: &[String], changed: &[String]) -> Vec<Finding> {
+    let of = |detail: String, hint: &str| {
+        Finding::error(Code::POLICY_OWN_WAY_BACK, format!("/steps/{}", step.ix), detail, hint)
+            .of_step(&step.assessed.id)
+            .for_whom(WhoCanAct::Forbidden)
+            .by_rule(OWN_WAY_BACK)
+    };
+    let mut out = Vec::new();
+    if let Some(reached) = first_reached(step, &site.own) {
+        let detail = format!("it could change {reached}, which its own way back or record depends on");
+        out.push(of(detail, "leave backout's own files alone"));
+    }
+    let backup = first_reached(step, &site.backups).map(ToString::to_string);
+    let backup = backup.or_else(|| {
+        let is_backup = |uri: &&String| {
+            site.inventory.describe(uri, &site.environment).backup_of_all || site.inventory.is_backup_of(uri, changed)
+        };
+        uris.iter().find(is_backup).cloned()
+    });
+    if let Some(reached) = backup {
+        let detail = format!("it could change {reached}, which is a backup of what the plan changes, or of everything");
+        out.push(of(detail, "backups are changed by people who own them, in a plan of their own"));
+    }
+    out
+}
+
+fn first_reached<'a>(step: &StepFacts<'_>, protected: &'a [Resource]) -> Option<&'a Resource> {
+    protected.iter().find(|resource| step.writes.iter().any(|write| write.overlaps(resource)))
+}

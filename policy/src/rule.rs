@@ -1,0 +1,188 @@
+//! Rules as they are loaded from policy files: parsed, strictly validated, linted. A set with one bad rule is no set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use schemas::Code;
+
+use crate::needs::Need;
+
+/// The vocabulary, as Cedar schema text.
+pub const SCHEMA: &str = include_str!("schema.cedarschema");
+
+/// Largest set of rules that is loaded.
+const MAX_RULES: usize = 10_000;
+
+/// The parsed vocabulary; `None` would be a defect of the build, and then nothing loads.
+pub(crate) static PARSED: LazyLock<Option<Schema>> =
+    LazyLock::new(|| Schema::from_cedarschema_str(SCHEMA).ok().map(|(schema, _)| schema));
+
+/// Why a set of rules does not load: each problem with its file and rule.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct RuleError(pub Vec<String>);
+
+/// One rule with what its annotations say.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its id, which is never given another meaning.
+    pub id: String,
+    /// The file that it stands in.
+    pub file: String,
+    /// Whether it permits.
+    pub permits: bool,
+    /// Why it is there, for people.
+    pub why: String,
+    /// What to do instead.
+    pub hint: String,
+    /// The code of its refusals.
+    pub code: Code,
+    /// What lifts it; empty for a permit and for what nothing lifts.
+    pub needs: Vec<Need>,
+    /// Whether it reads the name of the resource, or the words of the command.
+    pub reads_names: bool,
+    /// The rule itself.
+    pub policy: Policy,
+}
+
+/// A set of rules that passed.
+#[derive(Clone, Debug)]
+pub struct RuleSet {
+    /// By id.
+    pub rules: BTreeMap<String, Rule>,
+    /// All of them, for the engine.
+    pub policies: PolicySet,
+}
+
+impl RuleSet {
+    /// Parses, validates and lints files: name and text of each.
+    pub fn load(files: &[(String, String)]) -> Result<Self, RuleError> {
+        let Some(schema) = PARSED.as_ref() else {
+            return Err(RuleError(vec!["the vocabulary of this build does not parse".to_owned()]));
+        };
+        let mut problems = Vec::new();
+        let mut rules = BTreeMap::new();
+        let mut policies = PolicySet::new();
+        for (file, text) in files {
+            let parsed: PolicySet = match text.parse() {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    problems.push(format!("{file}: {}", whole(&error)));
+                    continue;
+                }
+            };
+            if parsed.templates().next().is_some() {
+                problems.push(format!("{file}: templates cannot be proved and are not taken"));
+            }
+            for policy in parsed.policies() {
+                match rule(file, policy) {
+                    Ok(rule) if rules.contains_key(&rule.id) => {
+                        problems.push(format!("{file}: the id {} is taken", rule.id));
+                    }
+                    Ok(rule) => {
+                        if let Err(error) = policies.add(rule.policy.clone()) {
+                            problems.push(format!("{file}: {error}"));
+                        }
+                        rules.insert(rule.id.clone(), rule);
+                    }
+                    Err(found) => problems.extend(found.into_iter().map(|text| format!("{file}: {text}"))),
+                }
+            }
+        }
+        if rules.len() > MAX_RULES {
+            problems.push(format!("{} rules, and {MAX_RULES} are the most", rules.len()));
+        }
+        let outcome = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
+        problems.extend(outcome.validation_errors().map(|error| error.to_string()));
+        if problems.is_empty() { Ok(Self { rules, policies }) } else { Err(RuleError(problems)) }
+    }
+
+    /// Every team that a need names.
+    pub fn teams(&self) -> BTreeSet<String> {
+        let needs = self.rules.values().flat_map(|rule| &rule.needs);
+        needs
+            .filter_map(|need| match need {
+                Need::Role(team) => Some(team.clone()),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// An error with its causes and, where it has one, its place.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        out = format!("{out}: {error}");
+        cause = error.source();
+    }
+    out
+}
+
+/// A policy under its own id, linted.
+fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
+    let said = |key: &str| policy.annotation(key).map(str::to_owned);
+    let Some(id) = said("id").filter(|id| is_rule_id(id)) else {
+        let text = format!("a rule has no @id(\"NAME/1\"): {}", first_line(policy));
+        return Err(vec![text]);
+    };
+    let permits = policy.effect() == Effect::Permit;
+    let mut problems = Vec::new();
+    for (key, _) in policy.annotations() {
+        if !["id", "why", "hint", "code", "need", "owner", "expires"].contains(&key) {
+            problems.push(format!("{id}: no annotation is called @{key}"));
+        }
+    }
+    let why = said("why").unwrap_or_default();
+    if !permits && why.is_empty() {
+        problems.push(format!("{id}: a forbid says @why"));
+    }
+    let code = match said("code") {
+        None => Code::POLICY_DENIED,
+        Some(name) => Code::ALL.iter().copied().find(|code| code.as_str() == name).unwrap_or_else(|| {
+            problems.push(format!("{id}: no code is called {name:?}"));
+            Code::POLICY_DENIED
+        }),
+    };
+    let needs = match said("need").map(|text| Need::parse_all(&text)) {
+        None => Vec::new(),
+        Some(Ok(needs)) => needs,
+        Some(Err(text)) => {
+            problems.push(format!("{id}: {text}"));
+            Vec::new()
+        }
+    };
+    problems.extend(crate::lint::problems(&id, policy, permits, !needs.is_empty() || said("need").is_some()));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let text = policy.to_string();
+    Ok(Rule {
+        policy: policy.new_id(PolicyId::new(&id)),
+        id,
+        file: file.to_owned(),
+        permits,
+        why,
+        hint: said("hint").unwrap_or_default(),
+        code,
+        needs,
+        reads_names: text.contains(".name") || text.contains("[\"name\"]") || text.contains("command"),
+    })
+}
+
+fn first_line(policy: &Policy) -> String {
+    policy.to_string().lines().next().unwrap_or_default().chars().take(80).collect()
+}
+
+/// An id is a name and a version, so that a changed meaning can get a new one.
+fn is_rule_id(id: &str) -> bool {
+    let Some((name, version)) = id.split_once('/') else { return false };
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty()
+        && id.len() <= 96
+        && name.bytes().all(good)
+        && version.parse::<u32>().is_ok_and(|version| version > 0)
+        && name != "default-deny"
+}

@@ -1,0 +1,109 @@
+//! What a step touches, in the words of policy: from the assessment and from what the library knows, never from the plan's own words.
+
+use schemas::{ChangeKind, Hazard, Resource, ResourceChange, RowCount, Thing, Verb};
+
+use crate::request::StepFacts;
+
+/// One thing that is done to one resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Touch {
+    /// What is done.
+    pub(crate) verb: Verb,
+    /// To what kind of thing, before the inventory has its say.
+    pub(crate) thing: Thing,
+    /// Its URI.
+    pub(crate) uri: String,
+    /// Rows, for a table.
+    pub(crate) rows: RowCount,
+    /// Bytes, where they are known.
+    pub(crate) bytes: u64,
+}
+
+/// Everything that a step touches; never empty.
+pub(crate) fn touches(step: &StepFacts<'_>) -> Vec<Touch> {
+    let act = step.act;
+    let mut out: Vec<Touch> = Vec::new();
+    let acts_on_files = act.is_some_and(|act| act.on == Thing::File);
+    if let Some(act) = act.filter(|_| !acts_on_files) {
+        out.push(plain(act.verb, act.on, act.named.clone()));
+    }
+    let named = act.map(|act| act.named.as_str());
+    for change in step.assessed.changes.iter().filter(|change| Some(change.resource.as_str()) != named) {
+        out.extend(of_change(change));
+    }
+    // What is declared and was not seen to change may change all the same.
+    if step.assessed.changes.is_empty() {
+        let verb = act.filter(|_| acts_on_files).map_or(Verb::Update, |act| act.verb);
+        let writes = step.writes.iter().filter(|write| Some(write.to_string().as_str()) != named);
+        out.extend(writes.map(|write| plain(verb, thing_of(write), write.to_string())));
+    }
+    if out.is_empty() {
+        out.push(plain(Verb::Inspect, Thing::File, String::new()));
+    }
+    out
+}
+
+/// Hazards of a step.
+pub(crate) fn hazards(step: &StepFacts<'_>) -> impl Iterator<Item = Hazard> {
+    step.act.into_iter().flat_map(|act| act.hazards.iter().copied())
+}
+
+fn of_change(change: &ResourceChange) -> Vec<Touch> {
+    let resource: Option<Resource> = change.resource.parse().ok();
+    let thing = resource.as_ref().map_or(Thing::Infra, thing_of);
+    let bytes = change.bytes.unwrap_or(0);
+    let touch = |verb| Touch { bytes, ..plain(verb, thing, change.resource.clone()) };
+    let is_schema = resource.as_ref().and_then(Resource::fragment) == Some("sqlite_schema");
+    match (change.change, change.rows) {
+        (ChangeKind::Updated, None) if is_schema => vec![touch(Verb::Migrate)],
+        (ChangeKind::Updated, Some(rows)) => {
+            let mut out = Vec::new();
+            if rows.inserted + rows.updated > 0 || rows.deleted == 0 {
+                out.push(Touch { rows: RowCount { deleted: 0, ..rows }, ..touch(Verb::Update) });
+            }
+            if rows.deleted > 0 {
+                let deleted = RowCount { inserted: 0, updated: 0, deleted: rows.deleted };
+                out.push(Touch { rows: deleted, ..touch(Verb::DeleteRows) });
+            }
+            out
+        }
+        (ChangeKind::Created, _) => vec![touch(Verb::Create)],
+        (ChangeKind::Updated, None) => vec![touch(Verb::Update)],
+        (ChangeKind::Deleted, _) => vec![touch(Verb::Delete)],
+    }
+}
+
+fn plain(verb: Verb, thing: Thing, uri: String) -> Touch {
+    Touch { verb, thing, uri, rows: RowCount::default(), bytes: 0 }
+}
+
+fn thing_of(resource: &Resource) -> Thing {
+    match resource.scheme() {
+        "file" => Thing::File,
+        "git" => Thing::Ref,
+        "sqlite" => Thing::Table,
+        _ => Thing::Infra,
+    }
+}
+
+/// The verb with which a thing of another kind than it seemed is changed: a secret that is a file is updated or deleted like one.
+pub(crate) fn fitting(verb: Verb, thing: Thing) -> Verb {
+    let fits = match verb {
+        Verb::Inspect => true,
+        Verb::Create | Verb::Update | Verb::Delete => !matches!(thing, Thing::Message | Thing::Program),
+        Verb::DeleteRows => thing == Thing::Table,
+        Verb::Migrate => matches!(thing, Thing::Table | Thing::Infra),
+        Verb::Execute => thing == Thing::Program,
+        Verb::Restart | Verb::Scale | Verb::Deploy | Verb::RollBack => thing == Thing::Service,
+        Verb::Restore => matches!(thing, Thing::File | Thing::Table | Thing::Service),
+        Verb::Rotate => thing == Thing::Secret,
+        Verb::Grant => matches!(thing, Thing::Infra | Thing::Secret),
+        Verb::Publish | Verb::Send => thing == Thing::Message,
+        Verb::Push | Verb::ForcePush => thing == Thing::Ref,
+    };
+    match (fits, verb.destroys()) {
+        (true, _) => verb,
+        (false, true) => Verb::Delete,
+        (false, false) => Verb::Update,
+    }
+}
