@@ -101,8 +101,14 @@ pub(crate) fn in_force(home: &Home, records: &[Record], trust: &TrustRoot) -> Re
 }
 
 /// Signs a bundle and puts it in force: written into the state folder, pinned in the log. Returns its serial.
-pub(crate) fn put_in_force(home: &Home, bundle: &Bundle, serial: u64, keys: &[SecretKey]) -> Result<u64, Problem> {
-    let listing = bundle.listing(serial);
+pub(crate) fn put_in_force(
+    home: &Home,
+    bundle: &Bundle,
+    serial: u64,
+    proved: bool,
+    keys: &[SecretKey],
+) -> Result<u64, Problem> {
+    let listing = bundle.listing(serial, proved);
     let payload = serde_json::to_vec(&listing).unwrap_or_default();
     let envelope = Envelope::sign(Listing::PAYLOAD_TYPE, &payload, &keys.iter().collect::<Vec<_>>());
     let trust = home.trust()?;

@@ -52,6 +52,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub struct Listing {
     /// Rises with each signed change; a lower one is refused.
     pub serial: u64,
+    /// Whether everything that is to be proved of it was proved when it was signed.
+    pub proved: bool,
     /// SHA-256 of each file by its name in the bundle.
     pub files: BTreeMap<String, Digest>,
 }
@@ -110,14 +112,14 @@ impl Bundle {
     }
 
     /// The list of it, to be signed.
-    pub fn listing(&self, serial: u64) -> Listing {
+    pub fn listing(&self, serial: u64, proved: bool) -> Listing {
         let files = self.files.iter().map(|(name, text)| (name.clone(), Digest::of(text.as_bytes())));
-        Listing { serial, files: files.collect() }
+        Listing { serial, proved, files: files.collect() }
     }
 
     /// Whether it is what a list names, file by file.
     pub fn check(&self, listing: &Listing) -> Result<(), BundleError> {
-        let own = self.listing(listing.serial);
+        let own = self.listing(listing.serial, listing.proved);
         for (name, digest) in &listing.files {
             match own.files.get(name) {
                 None => return Err(BundleError::Files(format!("{name} is signed and is not there"))),

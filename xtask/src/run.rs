@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 /// Programs that tests and builds use, with the Debian package of each.
 const PROGRAMS: &[(&str, &str)] =
-    &[("git", "git"), ("cc", "gcc"), ("sed", "sed"), ("setsid", "util-linux"), ("strace", "strace")];
+    &[("git", "git"), ("cc", "gcc"), ("sed", "sed"), ("setsid", "util-linux"), ("strace", "strace"), ("cvc5", "cvc5")];
 
 /// Prints a line for whoever runs the command.
 pub(crate) fn say(text: &str) {

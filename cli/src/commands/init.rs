@@ -138,7 +138,7 @@ pub(crate) fn make(dir: PathBuf, site: &str, environments: &[String]) -> Result<
     SqliteJournal::create(&home.path("journal.db"), &signer).map_err(|error| Problem::journal(&error))?;
     publish(&home, &trust)?;
     let owners = [home.key("ada")?, home.key("grace")?];
-    crate::rules::put_in_force(&home, &policy::Bundle::shipped(), 1, &owners)?;
+    crate::rules::put_in_force(&home, &policy::Bundle::shipped(), 1, true, &owners)?;
     write(&home.path("inventory.toml"), INVENTORY.as_bytes(), 0o644)?;
     Ok(home)
 }

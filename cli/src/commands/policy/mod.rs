@@ -1,6 +1,7 @@
 //! `backout policy`: the rules as code. Check and test a bundle, sign it into force, ask what was decided and why.
 
 mod explain;
+mod proof;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,19 @@ pub(crate) enum PolicyCommand {
         /// More cases: a file, or a folder of them
         #[arg(long)]
         cases: Vec<PathBuf>,
+    },
+    /// Prove a bundle with cvc5: no rule errors, more evidence never hurts, needs suffice, every invariant holds
+    Prove {
+        /// The folder of the bundle; the one in force where left out
+        folder: Option<PathBuf>,
+    },
+    /// Compare bundles with cvc5: where the other one is looser or tighter, each with a request that shows it
+    Diff {
+        /// The folder of the other bundle
+        folder: PathBuf,
+        /// The folder of the first one; the one in force where left out
+        #[arg(long)]
+        from: Option<PathBuf>,
     },
     /// Print a rule
     Show {
@@ -63,6 +77,8 @@ pub(crate) fn run(
     match command {
         PolicyCommand::Check { folder } => check(folder.as_deref(), home, output),
         PolicyCommand::Test { folder, cases } => test::run(folder.as_deref(), cases, home, output),
+        PolicyCommand::Prove { folder } => proof::prove(folder.as_deref(), home, output),
+        PolicyCommand::Diff { folder, from } => proof::diff(from.as_deref(), folder, home, output),
         PolicyCommand::Show { rule } => show(rule, &home()?, output),
         PolicyCommand::Explain { decision } => explain::explain(decision, &home()?, output),
         PolicyCommand::Simulate { folder } => explain::simulate(folder, &home()?, output),
@@ -135,10 +151,20 @@ fn sign(folder: Option<&Path>, names: &[String], home: &Home, output: &Output) -
         let title = format!("the case {:?} of the bundle does not pass: {}", failed.name, failed.why);
         return Err(Problem::usage(title, "backout policy test, and mend the rule or the case"));
     }
+    let proof = proof::proof(&found)?;
+    match &proof {
+        None => output.note("not proved: cvc5 is not installed; the signed list says so"),
+        Some(proof) => {
+            if let Some(violation) = proof.violations.first() {
+                let title = format!("{} does not hold at {}: {}", violation.what, violation.place, violation.says);
+                return Err(Problem::usage(title, "backout policy prove, and mend the rule"));
+            }
+        }
+    }
     let keys = names.iter().map(|name| home.key(name)).collect::<Result<Vec<_>, _>>()?;
     let serial = rules::next_serial(&flow::records(&home.journal()?)?);
-    let serial = rules::put_in_force(home, &found, serial, &keys)?;
-    let value = serde_json::json!({"bundle": found.digest(), "serial": serial, "rules": set.rules.len()});
+    let serial = rules::put_in_force(home, &found, serial, proof.is_some(), &keys)?;
+    let value = serde_json::json!({"bundle": found.digest(), "serial": serial, "rules": set.rules.len(), "proved": proof.is_some()});
     output.result(&value, || {
         format!(
             "{} is in force with serial {serial}: {} rules; open manifests are stale\n",
