@@ -80,6 +80,17 @@ impl Output {
         read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
     }
 
+    /// What somebody types at a terminal; `None` where nobody can be asked.
+    pub(crate) fn typed(&self, question: &str) -> Option<String> {
+        if !self.asks {
+            return None;
+        }
+        let _ = write!(std::io::stderr(), "{question} ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).ok()?;
+        Some(answer.trim().to_owned())
+    }
+
     /// A remark for people.
     pub(crate) fn note(&self, text: &str) {
         if self.is_pretty() {

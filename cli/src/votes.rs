@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use policy::Counted;
-use schemas::{Code, Digest, Envelope, ExitCode, Finding, Manifest, Record, RecordBody, Role};
+use schemas::{Code, Digest, Envelope, ExitCode, Finding, Manifest, Record, RecordBody, Role, TrustRoot};
 
 use crate::home::Home;
 use crate::problem::{Problem, chain};
@@ -66,20 +66,56 @@ pub(crate) fn approvals(
         }
         votes.push(vote);
     }
-    policy::count(
-        digest,
-        &manifest.environment,
-        &manifest.requester,
-        &manifest.approvals,
-        &votes,
-        trust.document(),
+    let about = policy::About {
+        manifest: digest,
+        environment: &manifest.environment,
+        requester: &manifest.requester,
+        trust: trust.document(),
         now,
-    )
-    .map_err(|findings| {
+    };
+    policy::count(&about, &manifest.approvals, &votes).map_err(|findings| {
         if let Some(no) = findings.iter().find(|finding| finding.code == Code::REJECTED) {
             return rejected(no.detail.clone(), "");
         }
         let next = format!("backout approve {} --as NAME", digest.short());
         Problem::findings(ExitCode::Waiting, "the run may not start yet", findings, next)
     })
+}
+
+/// Whether a word may be put on record at all: everything about it but whether it is enough.
+pub(crate) fn check(
+    vote: &policy::Vote,
+    digest: Digest,
+    manifest: &Manifest,
+    trust: &TrustRoot,
+    records: &[Record],
+    now: Timestamp,
+) -> Result<(), Problem> {
+    let about = policy::About {
+        manifest: digest,
+        environment: &manifest.environment,
+        requester: &manifest.requester,
+        trust,
+        now,
+    };
+    let objection = policy::objection(vote, &about).or_else(|| {
+        let nonce = &vote.document().predicate.nonce;
+        let used = records
+            .iter()
+            .any(|record| matches!(&record.fact, RecordBody::Approved { nonce: seen, .. } if seen == nonce));
+        used.then(|| (Code::APPROVAL_NONCE, "its nonce was used already".to_owned()))
+    });
+    match objection {
+        None => Ok(()),
+        Some((code, text)) => {
+            let owner = vote.signers().first().map_or("", |signer| signer.owner.as_str());
+            let title = format!("the word of {owner} does not count: {text}");
+            Err(Problem::new(
+                ExitCode::Identity,
+                code,
+                title,
+                "backout approve MANIFEST --as NAME, as somebody else or anew",
+            ))
+        }
+    }
 }

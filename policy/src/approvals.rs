@@ -22,36 +22,48 @@ pub struct Counted {
     pub teams: BTreeSet<String>,
 }
 
-/// Counts votes for a manifest. The error says what is missing, and why each vote that did not count did not.
-pub fn count(
-    manifest: Digest,
-    environment: &str,
-    requester: &str,
-    required: &ApprovalsRequired,
-    votes: &[Vote],
-    trust: &TrustRoot,
-    now: Timestamp,
-) -> Result<Counted, Vec<Finding>> {
+/// What votes are about.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The manifest.
+    pub manifest: Digest,
+    /// Its environment.
+    pub environment: &'a str,
+    /// Who asked; cannot approve.
+    pub requester: &'a str,
+    /// The trust root in force.
+    pub trust: &'a TrustRoot,
+    /// When it is judged.
+    pub now: Timestamp,
+}
+
+/// Counts votes for a manifest. The error says what is missing, and for each vote that did not count why.
+pub fn count(about: &About<'_>, required: &ApprovalsRequired, votes: &[Vote]) -> Result<Counted, Vec<Finding>> {
     let mut counted = Counted { approvals: Vec::new(), people: Vec::new(), teams: BTreeSet::new() };
     let (mut reasons, mut nonces) = (Vec::new(), BTreeSet::new());
     for vote in votes {
         let owner = vote.signers().first().map_or("", |signer| signer.owner.as_str());
         let said = &vote.document().predicate;
         // A no has no end: it stands however late it is.
-        if said.verdict == Verdict::Reject && vote.document().sole_subject() == Some(manifest) {
+        if said.verdict == Verdict::Reject && vote.document().sole_subject() == Some(about.manifest) {
             let detail = format!("{owner} rejected it: {}", said.reason);
             let hint = "change the plan; a new manifest needs new approvals";
             return Err(vec![Finding::error(Code::REJECTED, "", detail, hint).for_whom(WhoCanAct::Forbidden)]);
         }
-        match problem(vote, manifest, environment, requester, now) {
-            Some(problem) => reasons.push(format!("{owner}: {problem}")),
-            None if !nonces.insert(said.nonce.clone()) => reasons.push(format!("{owner}: the same approval again")),
-            None if counted.people.iter().any(|known| known == owner) => {
-                reasons.push(format!("{owner}: counted already"))
+        let repeated = || {
+            let again = !nonces.insert(said.nonce.clone());
+            let known = counted.people.iter().any(|known| known == owner);
+            match (again, known) {
+                (true, _) => Some((Code::APPROVAL_NONCE, "the same approval again".to_owned())),
+                (_, true) => Some((Code::APPROVAL_SAME_PERSON, "counted already: people count, not keys".to_owned())),
+                _ => None,
             }
+        };
+        match objection(vote, about).or_else(repeated) {
+            Some((code, text)) => reasons.push((code, format!("{owner}: {text}"))),
             None => {
                 counted.people.push(owner.to_owned());
-                counted.teams.extend(trust.teams_of(owner, now));
+                counted.teams.extend(about.trust.teams_of(owner, about.now));
                 counted.approvals.push(vote.digest());
             }
         }
@@ -62,34 +74,50 @@ pub fn count(
     if missing == 0 && absent.is_empty() {
         return Ok(counted);
     }
-    let why = if reasons.is_empty() { String::new() } else { format!(" (not counted: {})", reasons.join("; ")) };
-    let mut detail = format!("{missing} of {} approvals in role {} are missing{why}", required.people, required.role);
+    let mut detail = format!("{missing} of {} approvals in role {} are missing", required.people, required.role);
     if !absent.is_empty() {
         detail = format!("{detail}; nobody of {} has spoken", absent.join(", "));
     }
-    let hint = format!("backout approve {} --as NAME", manifest.short());
-    Err(vec![Finding::error(Code::APPROVALS_MISSING, "", detail, hint).for_whom(WhoCanAct::NeedsApproval)])
+    let hint = format!("backout approve {} --as NAME", about.manifest.short());
+    let mut out =
+        vec![Finding::error(Code::APPROVALS_MISSING, "", detail, hint.clone()).for_whom(WhoCanAct::NeedsApproval)];
+    let uncounted = reasons
+        .into_iter()
+        .map(|(code, text)| Finding::error(code, "", text, hint.clone()).for_whom(WhoCanAct::NeedsApproval));
+    out.extend(uncounted);
+    Err(out)
 }
 
-fn problem(vote: &Vote, manifest: Digest, environment: &str, requester: &str, now: Timestamp) -> Option<String> {
+/// Why a vote does not count by itself, with the code of that.
+pub fn objection(vote: &Vote, about: &About<'_>) -> Option<(Code, String)> {
     let said = &vote.document().predicate;
-    if vote.document().sole_subject() != Some(manifest) {
-        return Some("it is for another manifest".to_owned());
+    if vote.document().sole_subject() != Some(about.manifest) {
+        return Some((Code::APPROVAL_MANIFEST, "it is for another manifest".to_owned()));
     }
-    if said.environment != environment {
-        return Some(format!("it is for environment {}", said.environment));
+    if said.environment != about.environment {
+        return Some((Code::APPROVAL_ENVIRONMENT, format!("it is for environment {}", said.environment)));
     }
-    if vote.signers().iter().any(|signer| signer.owner == requester) {
-        return Some("who asks cannot approve".to_owned());
+    if vote.signers().iter().any(|signer| signer.owner == about.requester) {
+        return Some((Code::APPROVAL_REQUESTER, "who asks cannot approve".to_owned()));
     }
-    if now < said.issued {
-        return Some(format!("it is dated {}, in the future", said.issued));
+    if vote.signers().iter().any(|signer| about.trust.is_agent(&signer.owner)) {
+        return Some((Code::APPROVAL_AGENT, "an agent cannot approve, whatever roles its keys have".to_owned()));
     }
-    if now >= said.expires {
-        return Some(format!("it expired at {}", said.expires));
+    if said.trust_version != about.trust.version {
+        let text = format!("it was made under trust root version {}", said.trust_version);
+        return Some((Code::APPROVAL_TRUST, text));
+    }
+    if said.nonce.len() != 32 || !said.nonce.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Some((Code::APPROVAL_NONCE, "its nonce is not 128 bits in hex".to_owned()));
+    }
+    if about.now < said.issued {
+        return Some((Code::APPROVAL_TIME, format!("it is dated {}, in the future", said.issued)));
+    }
+    if about.now >= said.expires {
+        return Some((Code::APPROVAL_TIME, format!("it expired at {}", said.expires)));
     }
     if (said.expires.as_second() - said.issued.as_second()) > MOST_MINUTES * 60 {
-        return Some(format!("it is good for more than {MOST_MINUTES} minutes"));
+        return Some((Code::APPROVAL_TIME, format!("it is good for more than {MOST_MINUTES} minutes")));
     }
     None
 }
@@ -150,7 +178,10 @@ mod tests {
 
     fn counted(people: u64, votes: &[Vote]) -> Result<Counted, Vec<Finding>> {
         let required = ApprovalsRequired { people, role: role().to_string(), teams: Vec::new() };
-        count(Digest::of(MANIFEST), "prod", "bot", &required, votes, &trust(), Timestamp::now())
+        let trust = trust();
+        let (environment, requester, now) = ("prod", "bot", Timestamp::now());
+        let about = About { manifest: Digest::of(MANIFEST), environment, requester, trust: &trust, now };
+        count(&about, &required, votes)
     }
 
     #[test]

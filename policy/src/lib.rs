@@ -18,7 +18,7 @@ mod request;
 mod rule;
 mod touch;
 
-pub use approvals::{Counted, Vote, count};
+pub use approvals::{About, Counted, Vote, count, objection};
 pub use ask::{
     Ask, Boundary, CalendarFacts, Clock, Evidence, Mode, Object, PlanAsk, PlanContext, PlanPhase, Principal,
     RepairFacts, Risk, SessionFacts, SiteRules, StepAsk, StepContext, Target, Tier,

@@ -40,4 +40,5 @@ pub enum Verdict {
 impl Predicate for Approval {
     const TYPE: &'static str = "https://backout.dev/approval/v1";
     const MAX_BYTES: usize = Limits::STATEMENT_BYTES;
+    const SSH_NAMESPACE: Option<&'static str> = Some("approval@backout");
 }

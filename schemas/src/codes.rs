@@ -78,6 +78,22 @@ impl Code {
     pub const POLICY_ERROR: Self = Self("policy-error");
     /// Approvals are missing.
     pub const APPROVALS_MISSING: Self = Self("approvals-missing");
+    /// An approval is for another manifest.
+    pub const APPROVAL_MANIFEST: Self = Self("approval-manifest");
+    /// An approval names another environment.
+    pub const APPROVAL_ENVIRONMENT: Self = Self("approval-environment");
+    /// Who asked for the change approved it.
+    pub const APPROVAL_REQUESTER: Self = Self("approval-requester");
+    /// The owner of an agent's key approved, with whatever key.
+    pub const APPROVAL_AGENT: Self = Self("approval-agent");
+    /// An approval was made under another version of the trust root.
+    pub const APPROVAL_TRUST: Self = Self("approval-trust");
+    /// An approval repeats a nonce, or has none of 128 bits.
+    pub const APPROVAL_NONCE: Self = Self("approval-nonce");
+    /// An approval is expired, from the future, or good for too long.
+    pub const APPROVAL_TIME: Self = Self("approval-time");
+    /// A second approval of one person.
+    pub const APPROVAL_SAME_PERSON: Self = Self("approval-same-person");
     /// Somebody rejected.
     pub const REJECTED: Self = Self("rejected");
     /// A document's signature, signer or role is not good.
@@ -132,6 +148,14 @@ impl Code {
         Self::POLICY_EVIDENCE,
         Self::POLICY_ERROR,
         Self::APPROVALS_MISSING,
+        Self::APPROVAL_MANIFEST,
+        Self::APPROVAL_ENVIRONMENT,
+        Self::APPROVAL_REQUESTER,
+        Self::APPROVAL_AGENT,
+        Self::APPROVAL_TRUST,
+        Self::APPROVAL_NONCE,
+        Self::APPROVAL_TIME,
+        Self::APPROVAL_SAME_PERSON,
         Self::REJECTED,
         Self::SIGNATURE,
         Self::STALE,

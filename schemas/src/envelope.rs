@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::keys::{KeyId, SecretKey};
 use crate::limits::Limits;
+use crate::sshsig::{SshSigError, SshSignature};
 use crate::strict::{StrictError, parse_strict};
 use crate::trust::{Role, TrustRoot};
 
@@ -34,8 +35,28 @@ pub struct Envelope {
 pub struct Signature {
     /// Id of the key; a hint that is recomputed, never trusted.
     pub keyid: KeyId,
-    /// 64 bytes of Ed25519 in base64.
+    /// In base64: 64 bytes of Ed25519, or the armored file of an SSH signature.
     pub sig: String,
+    /// What `sig` is.
+    #[serde(default, skip_serializing_if = "SignatureKind::is_plain")]
+    pub kind: SignatureKind,
+}
+
+/// How something was signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SignatureKind {
+    /// Ed25519 over the pre-authentication encoding.
+    #[default]
+    Ed25519,
+    /// SSHSIG over the same bytes, for documents that take it.
+    Sshsig,
+}
+
+impl SignatureKind {
+    fn is_plain(&self) -> bool {
+        *self == Self::Ed25519
+    }
 }
 
 /// What a type must say of itself so that it can be signed and verified.
@@ -44,6 +65,8 @@ pub trait Document: Sized {
     const PAYLOAD_TYPE: &'static str;
     /// Largest payload in bytes.
     const MAX_BYTES: usize;
+    /// The namespace in which SSH signatures of it count; none where they do not.
+    const SSH_NAMESPACE: Option<&'static str> = None;
 
     /// Reads the exact signed bytes.
     fn from_payload(payload: &[u8]) -> Result<Self, StrictError>;
@@ -151,9 +174,25 @@ impl Envelope {
     /// Signs `payload` as a document of type `payload_type`.
     pub fn sign(payload_type: &str, payload: &[u8], keys: &[&SecretKey]) -> Self {
         let message = pae(payload_type, payload);
-        let signatures =
-            keys.iter().map(|key| Signature { keyid: key.id(), sig: STANDARD.encode(key.sign(&message)) }).collect();
+        let sign = |key: &&SecretKey| Signature {
+            keyid: key.id(),
+            sig: STANDARD.encode(key.sign(&message)),
+            kind: SignatureKind::Ed25519,
+        };
+        let signatures = keys.iter().map(sign).collect();
         Self { payload_type: payload_type.to_owned(), payload: STANDARD.encode(payload), signatures }
+    }
+
+    /// An envelope whose signature was made elsewhere, by `ssh-keygen -Y sign` over [`pae`]. It is not verified here.
+    pub fn of_ssh(payload_type: &str, payload: &[u8], armored: &[u8]) -> Result<Self, SshSigError> {
+        let key = SshSignature::parse(armored)?.public()?;
+        let signature =
+            Signature { keyid: KeyId::of(&key), sig: STANDARD.encode(armored), kind: SignatureKind::Sshsig };
+        Ok(Self {
+            payload_type: payload_type.to_owned(),
+            payload: STANDARD.encode(payload),
+            signatures: vec![signature],
+        })
     }
 
     /// Reads an envelope, within the limits.
@@ -191,7 +230,7 @@ impl Envelope {
         let mut signers: Vec<Signer> = Vec::new();
         let mut reasons = Vec::new();
         for signature in &self.signatures {
-            match checked_signer(signature, &message, trust, role, at) {
+            match checked_signer(signature, &message, trust, role, at, T::SSH_NAMESPACE) {
                 Ok(signer) if signers.iter().any(|known| known.owner == signer.owner) => {
                     reasons.push(format!("{} signed twice", signer.owner));
                 }
@@ -244,9 +283,18 @@ fn checked_signer(
     trust: &TrustRoot,
     role: &Role,
     at: Timestamp,
+    namespace: Option<&'static str>,
 ) -> Result<Signer, String> {
     let key = trust.key_for(role, signature.keyid, at).map_err(|error| error.to_string())?;
     let keyid = signature.keyid;
+    if signature.kind == SignatureKind::Sshsig {
+        let Some(namespace) = namespace else { return Err("an SSH signature does not count here".to_owned()) };
+        let armored = STANDARD.decode(&signature.sig).map_err(|_| "the SSH signature is not base64".to_owned())?;
+        let parsed = SshSignature::parse(&armored).map_err(|error| error.to_string())?;
+        let verified = parsed.verify(&key.public, namespace, message);
+        verified.map_err(|error| format!("the SSH signature of {}: {error}", key.owner))?;
+        return Ok(Signer { keyid, owner: key.owner.to_owned() });
+    }
     let bytes: [u8; 64] =
         STANDARD.decode(&signature.sig).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
             format!("key {} has no 64-byte signature", Digest::of(keyid.to_string().as_bytes()).short())

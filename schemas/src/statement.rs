@@ -18,6 +18,8 @@ pub trait Predicate: Serialize + DeserializeOwned + JsonSchema {
     const TYPE: &'static str;
     /// Largest statement in bytes.
     const MAX_BYTES: usize;
+    /// The namespace in which SSH signatures of it count; none where they do not.
+    const SSH_NAMESPACE: Option<&'static str> = None;
 }
 
 /// An in-toto Statement v1 about documents named by digest.
@@ -89,6 +91,7 @@ impl<P: Predicate> Statement<P> {
 impl<P: Predicate> Document for Statement<P> {
     const PAYLOAD_TYPE: &'static str = "application/vnd.in-toto+json";
     const MAX_BYTES: usize = P::MAX_BYTES;
+    const SSH_NAMESPACE: Option<&'static str> = P::SSH_NAMESPACE;
 
     fn from_payload(payload: &[u8]) -> Result<Self, StrictError> {
         let statement: Self = parse_strict(payload, P::MAX_BYTES)?;

@@ -263,6 +263,11 @@ impl TrustRoot {
             .collect()
     }
 
+    /// Whether somebody holds a key that signs plans.
+    pub fn is_agent(&self, owner: &str) -> bool {
+        self.holders(&Role::Agent).iter().filter_map(|keyid| self.keys.get(keyid)).any(|key| key.owner == owner)
+    }
+
     /// Teams that a person is in, by keys that are good at an instant.
     pub fn teams_of(&self, owner: &str, at: Timestamp) -> Vec<String> {
         let is_member = |holders: &Holders| {

@@ -206,7 +206,9 @@ fn every_code_is_what_its_fault_is_called() {
         seen.insert(code.to_owned());
     }
     problems(&bench, &mut seen);
-    let all: BTreeSet<String> = schemas::Code::ALL.iter().map(ToString::to_string).collect();
+    // Those of single approvals are provoked by forged ones, in `forgery.rs`.
+    let all: BTreeSet<String> =
+        schemas::Code::ALL.iter().map(ToString::to_string).filter(|code| !code.starts_with("approval-")).collect();
     assert_eq!(seen, all);
 }
 

@@ -5,8 +5,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Programs that tests and builds use, with the Debian package of each.
-const PROGRAMS: &[(&str, &str)] =
-    &[("git", "git"), ("cc", "gcc"), ("sed", "sed"), ("setsid", "util-linux"), ("strace", "strace"), ("cvc5", "cvc5")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("git", "git"),
+    ("cc", "gcc"),
+    ("sed", "sed"),
+    ("setsid", "util-linux"),
+    ("strace", "strace"),
+    ("cvc5", "cvc5"),
+    ("ssh-keygen", "openssh-client"),
+];
 
 /// Prints a line for whoever runs the command.
 pub(crate) fn say(text: &str) {

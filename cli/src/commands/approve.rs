@@ -1,32 +1,86 @@
-//! `backout approve`: one person's signed word on one manifest.
+//! `backout approve` and `reject`: one person's signed word on one manifest, with our key, with an SSH key, or signed on another machine.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
+use policy::Vote;
 use schemas::{
-    Approval, Assessment, Digest, Document as _, Envelope, ExitCode, RecordBody, Role, Statement, Subject, Verdict,
+    Approval, Assessment, Decisions, Digest, Document as _, Envelope, ExitCode, Manifest, RecordBody, Role, Statement,
+    Subject, Verdict, pae,
 };
 
+use crate::commands::read_input;
 use crate::flow;
 use crate::home::Home;
 use crate::output::Output;
-use crate::problem::Problem;
+use crate::problem::{Problem, chain};
+use crate::votes;
 
 /// Minutes for which an approval is good.
 const MINUTES: i64 = 30;
+
+/// Largest file that an approval is read from.
+const MAX_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct ApproveArgs {
     /// The manifest: the beginning of its digest, or the session
     manifest: String,
     /// The key to sign with
-    #[arg(long = "as", value_name = "KEY")]
-    name: String,
+    #[arg(long = "as", value_name = "KEY", conflicts_with_all = ["ssh", "print_payload", "signature"])]
+    name: Option<String>,
+    /// Sign with an SSH key by ssh-keygen; the public key where an agent holds the private one
+    #[arg(long, value_name = "KEYFILE", conflicts_with_all = ["print_payload", "signature"])]
+    ssh: Option<PathBuf>,
+    /// Write what is to be signed, for a machine without backout: ssh-keygen -Y sign -n approval@backout -f KEY FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "signature")]
+    print_payload: Option<PathBuf>,
+    /// What was signed there
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    payload: Option<PathBuf>,
+    /// The signature that was made there
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    signature: Option<PathBuf>,
     /// Say no: nobody else's yes counts any more
     #[arg(long)]
     reject: bool,
     /// Why
     #[arg(long, default_value = "")]
     reason: String,
+    /// The session's name, for what is severe and cannot be asked
+    #[arg(long, value_name = "SESSION")]
+    confirm: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RejectArgs {
+    /// The manifest: the beginning of its digest, or the session
+    manifest: String,
+    /// The key to sign with
+    #[arg(long = "as", value_name = "KEY", conflicts_with = "ssh", required_unless_present = "ssh")]
+    name: Option<String>,
+    /// Sign with an SSH key by ssh-keygen
+    #[arg(long, value_name = "KEYFILE")]
+    ssh: Option<PathBuf>,
+    /// Why
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+pub(crate) fn reject(args: &RejectArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let args = ApproveArgs {
+        manifest: args.manifest.clone(),
+        name: args.name.clone(),
+        ssh: args.ssh.clone(),
+        print_payload: None,
+        payload: None,
+        signature: None,
+        reject: true,
+        reason: args.reason.clone(),
+        confirm: None,
+    };
+    run(&args, home, output)
 }
 
 pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
@@ -38,61 +92,210 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     if now >= manifest.expires {
         return Err(Problem::stale(format!("the manifest expired at {}", manifest.expires)));
     }
-    let key = home.key(&args.name)?;
+    if let Some(file) = &args.print_payload {
+        return print_payload(args, digest, manifest, file, home, output);
+    }
+    let envelope = match (&args.name, &args.ssh, &args.payload, &args.signature) {
+        (Some(name), ..) => {
+            let payload = statement(args, digest, manifest, now, home)?;
+            Envelope::sign(Statement::<Approval>::PAYLOAD_TYPE, &payload, &[&home.key(name)?])
+        }
+        (None, Some(key), ..) => {
+            let payload = statement(args, digest, manifest, now, home)?;
+            let armored = sign_with_ssh(key, &pae(Statement::<Approval>::PAYLOAD_TYPE, &payload))?;
+            of_ssh(&payload, &armored)?
+        }
+        (None, None, Some(payload), Some(signature)) => {
+            let payload = payload_of(&read_input(payload, MAX_BYTES)?)?;
+            of_ssh(&payload, &read_input(signature, MAX_BYTES)?)?
+        }
+        _ => return Err(Problem::usage("nobody to sign as", "backout approve MANIFEST --as NAME, or --ssh KEYFILE")),
+    };
     let trust = home.trust()?;
     let role: Role =
         manifest.approvals.role.parse().map_err(|text: String| Problem::identity(text, "backout gate PLAN"))?;
-    let owner = trust.document().key(key.id()).map(|key| key.owner.clone());
-    let Some(owner) = owner.filter(|_| trust.document().holders(&role).contains(&key.id())) else {
-        return Err(Problem::identity(format!("the key {} is not in role {role}", args.name), "backout key list"));
-    };
-    if owner == manifest.requester {
-        return Err(Problem::identity(format!("{owner} asked for it and cannot approve it"), "ask somebody else"));
-    }
-    show_what(home, manifest, output);
-    if !output.confirmed(&format!("{} it as {owner}?", if args.reject { "reject" } else { "approve" })) {
-        return Err(Problem::usage("nothing was signed", "backout approve, and answer yes"));
-    }
-    let approval = Approval {
-        environment: manifest.environment.clone(),
-        verdict: if args.reject { Verdict::Reject } else { Verdict::Approve },
-        reason: args.reason.clone(),
-        trust_version: trust.document().version,
-        issued: now,
-        expires: now + SignedDuration::from_mins(MINUTES),
-        nonce: flow::nonce()?,
-    };
-    let nonce = approval.nonce.clone();
-    let payload = Statement::new(vec![Subject::new("manifest", digest)], approval).to_payload();
-    let envelope = Envelope::sign(Statement::<Approval>::PAYLOAD_TYPE, &payload, &[&key]);
-    let name = Digest::of(&payload);
-    home.keep(name, &envelope.to_json())?;
+    let vote: Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
+        Problem::identity(format!("the approval is not good: {}", chain(&error)), "backout key list")
+    })?;
+    let records = flow::records(&home.journal()?)?;
+    votes::check(&vote, digest, manifest, trust.document(), &records, now)?;
+    let owner = vote.signers().first().map(|signer| signer.owner.clone()).unwrap_or_default();
+    let said = vote.document().predicate.clone();
+    show_what(home, digest, manifest, output);
+    confirm(args, &owner, manifest, &said, output)?;
+    home.keep(vote.digest(), &envelope.to_json())?;
+    let reject = said.verdict == Verdict::Reject;
     home.note(RecordBody::Approved {
         manifest: digest,
-        approval: name,
+        approval: vote.digest(),
         owner: owner.clone(),
-        nonce,
-        reject: args.reject,
+        nonce: said.nonce,
+        reject,
     })?;
-    let word = if args.reject { "rejected" } else { "approved" };
-    let standing = crate::votes::approvals(home, &flow::records(&home.journal()?)?, digest, manifest, Timestamp::now());
+    tell(home, digest, manifest, vote.digest(), &owner, reject, output)
+}
+
+/// Says what was signed, and what is still missing.
+fn tell(
+    home: &Home,
+    digest: Digest,
+    manifest: &Manifest,
+    approval: Digest,
+    owner: &str,
+    reject: bool,
+    output: &Output,
+) -> Result<ExitCode, Problem> {
+    let word = if reject { "rejected" } else { "approved" };
+    let standing = votes::approvals(home, &flow::records(&home.journal()?)?, digest, manifest, Timestamp::now());
     let next = match &standing {
         Ok(_) => format!("next: backout run {}", digest.short()),
         Err(problem) => {
             problem.findings.iter().map(|finding| format!("{}\nnext: {}", finding.detail, finding.hint)).collect()
         }
     };
-    output.result(&serde_json::json!({"manifest": digest, "approval": name, "by": owner, "verdict": word, "complete": standing.is_ok()}), || {
-        format!("{owner} {word} {}\n{next}\n", digest.short())
+    let value = serde_json::json!({"manifest": digest, "approval": approval, "by": owner, "verdict": word, "complete": standing.is_ok()});
+    output.result(&value, || format!("{owner} {word} {}\n{next}\n", digest.short()));
+    Ok(ExitCode::Done)
+}
+
+/// What is severe asks for the session's name, typed.
+fn confirm(
+    args: &ApproveArgs,
+    owner: &str,
+    manifest: &Manifest,
+    said: &Approval,
+    output: &Output,
+) -> Result<(), Problem> {
+    let word = if said.verdict == Verdict::Reject { "reject" } else { "approve" };
+    let severe = manifest.approvals.people >= 2 && said.verdict == Verdict::Approve;
+    let refused = |title: &str| Err(Problem::usage(title, "backout approve MANIFEST --as NAME --confirm SESSION"));
+    match (&args.confirm, severe) {
+        (Some(name), _) if *name != manifest.session => refused("--confirm names another session: nothing was signed"),
+        (Some(_), _) => Ok(()),
+        (None, true) => match output.typed(&format!("severe: type {} to {word} it as {owner}:", manifest.session)) {
+            Some(typed) if typed == manifest.session => Ok(()),
+            Some(_) => refused("another name was typed: nothing was signed"),
+            None => refused("it is severe, and nobody can be asked: nothing was signed"),
+        },
+        (None, false) if output.confirmed(&format!("{word} it as {owner}?")) => Ok(()),
+        (None, false) => Err(Problem::usage("nothing was signed", "backout approve, and answer yes")),
+    }
+}
+
+/// The statement of an approval, to be signed.
+fn statement(
+    args: &ApproveArgs,
+    digest: Digest,
+    manifest: &Manifest,
+    now: Timestamp,
+    home: &Home,
+) -> Result<Vec<u8>, Problem> {
+    let approval = Approval {
+        environment: manifest.environment.clone(),
+        verdict: if args.reject { Verdict::Reject } else { Verdict::Approve },
+        reason: args.reason.clone(),
+        trust_version: home.trust()?.document().version,
+        issued: now,
+        expires: now + SignedDuration::from_mins(MINUTES),
+        nonce: flow::nonce()?,
+    };
+    Ok(Statement::new(vec![Subject::new("manifest", digest)], approval).to_payload())
+}
+
+fn print_payload(
+    args: &ApproveArgs,
+    digest: Digest,
+    manifest: &Manifest,
+    file: &Path,
+    home: &Home,
+    output: &Output,
+) -> Result<ExitCode, Problem> {
+    show_what(home, digest, manifest, output);
+    let payload = statement(args, digest, manifest, Timestamp::now(), home)?;
+    crate::home::write_durably(file, &pae(Statement::<Approval>::PAYLOAD_TYPE, &payload), 0o644)
+        .map_err(|error| Problem::failure(&format!("cannot write {}", file.display()), &error))?;
+    let name = file.display();
+    let value = serde_json::json!({"manifest": digest, "payload": name.to_string(), "namespace": "approval@backout", "minutes": MINUTES});
+    output.result(&value, || {
+        format!(
+            "wrote {name}: good for {MINUTES} minutes\nnext: ssh-keygen -Y sign -n approval@backout -f KEY {name}\n      \
+             backout approve {} --payload {name} --signature {name}.sig\n",
+            digest.short()
+        )
     });
     Ok(ExitCode::Done)
 }
 
-/// What is being approved, on standard error.
-fn show_what(home: &Home, manifest: &schemas::Manifest, output: &Output) {
+fn of_ssh(payload: &[u8], armored: &[u8]) -> Result<Envelope, Problem> {
+    Envelope::of_ssh(Statement::<Approval>::PAYLOAD_TYPE, payload, armored).map_err(|error| {
+        let next = "ssh-keygen -Y sign -n approval@backout -f KEY FILE, with an ed25519 key";
+        Problem::identity(format!("the SSH signature is not good: {}", chain(&error)), next)
+    })
+}
+
+/// The payload within the bytes that were signed.
+fn payload_of(signed: &[u8]) -> Result<Vec<u8>, Problem> {
+    let wrong =
+        || Problem::usage("that is not what --print-payload wrote", "backout approve MANIFEST --print-payload FILE");
+    let head = format!("DSSEv1 {} {} ", Statement::<Approval>::PAYLOAD_TYPE.len(), Statement::<Approval>::PAYLOAD_TYPE);
+    let rest = signed.strip_prefix(head.as_bytes()).ok_or_else(wrong)?;
+    let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(wrong)?;
+    let payload = rest.get(space + 1..).unwrap_or_default().to_vec();
+    if pae(Statement::<Approval>::PAYLOAD_TYPE, &payload) == signed { Ok(payload) } else { Err(wrong()) }
+}
+
+/// Has `ssh-keygen` sign: it knows agents, passphrases and hardware keys, and we do not.
+fn sign_with_ssh(key: &Path, message: &[u8]) -> Result<Vec<u8>, Problem> {
+    use std::io::Write as _;
+    let failed = |text: String| {
+        Problem::identity(
+            format!("ssh-keygen did not sign: {text}"),
+            "ssh-keygen -Y sign by hand, with --print-payload",
+        )
+    };
+    let mut child = std::process::Command::new("ssh-keygen")
+        .args(["-Y", "sign", "-n", "approval@backout", "-f"])
+        .arg(key)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(message).map_err(|error| failed(error.to_string()))?;
+    }
+    let done = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+    if !done.status.success() {
+        return Err(failed(String::from_utf8_lossy(&done.stderr).trim().to_owned()));
+    }
+    Ok(done.stdout)
+}
+
+/// What is being approved, on standard error: who asks, what would change, what it reaches, which rules ask for people and why.
+fn show_what(home: &Home, digest: Digest, manifest: &Manifest, output: &Output) {
     let plan = home.payload(manifest.plan).ok().and_then(|bytes| planner::parse(&bytes).ok());
     let assessment = home.plain(manifest.assessment).ok().and_then(|bytes| Assessment::from_payload(&bytes).ok());
+    let decisions: Option<Decisions> =
+        home.plain(manifest.decisions).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let (Some(plan), Some(assessment)) = (plan, assessment) {
         output.note(&super::plan::assessed(&plan, &assessment));
     }
+    let Some(decisions) = decisions else { return };
+    let mut text =
+        format!("asked for by {}; manifest {}; {}\n", manifest.requester, digest.short(), decisions.blast.line());
+    let mut asking: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+    for decision in decisions.steps.iter().chain([&decisions.plan]).filter(|decision| !decision.needs.is_empty()) {
+        let step = if decision.step.is_empty() { "the whole plan" } else { &decision.step };
+        decision.rules.iter().for_each(|rule| asking.entry(rule).or_default().push(step));
+    }
+    for (rule, steps) in asking {
+        let shown = steps.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+        let more = steps
+            .len()
+            .checked_sub(5)
+            .filter(|more| *more > 0)
+            .map_or(String::new(), |more| format!(" and {more} more"));
+        text.push_str(&format!("  {rule} asks because of {shown}{more}\n"));
+    }
+    output.note(&text);
 }

@@ -29,6 +29,7 @@ struct Issued<'a> {
     people: u64,
     role: &'a str,
     expires: String,
+    blast: &'a schemas::Blast,
     decisions: &'a [schemas::Decision],
 }
 
@@ -43,6 +44,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         people: manifest.approvals.people,
         role: &manifest.approvals.role,
         expires: manifest.expires.to_string(),
+        blast: &gated.decisions.blast,
         decisions: if gated.decisions.steps.len() <= 1_000 { &gated.decisions.steps } else { &[] },
     };
     output.result(&issued, || {
@@ -61,6 +63,8 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
             let rows = gated.assessment.steps.iter().zip(&gated.decisions.steps).map(row).collect();
             out.push_str(&table(&["step", "class", "changes", "people", "rules"], rows));
         }
+        out.push_str(&gated.decisions.blast.line());
+        out.push('\n');
         let short = gated.digest.short();
         out.push_str(&match manifest.approvals.people {
             0 => match &args.replay {
@@ -68,8 +72,10 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
                 None => format!("allowed\nnext: backout run {short}\n"),
             },
             people => format!(
-                "waits for {people} approvals in role {}\nnext: backout approve {short} --as NAME\n",
-                manifest.approvals.role
+                "waits for {people} approval{} in role {}{}\nnext: backout approve {short} --as NAME\n",
+                if people == 1 { "" } else { "s" },
+                manifest.approvals.role,
+                manifest.approvals.teams.iter().map(|team| format!(", one of them of team {team}")).collect::<String>()
             ),
         });
         out

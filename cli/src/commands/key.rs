@@ -1,13 +1,20 @@
 //! `backout key`: make a key and enrol it in the next trust root; list who may sign what.
 
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
+use jiff::{SignedDuration, Timestamp};
 use schemas::{ExitCode, Role};
 use serde::Serialize;
 
 use crate::commands::init::{NewKey, enrol, publish};
+use crate::commands::read_input;
 use crate::home::Home;
 use crate::output::{Output, table};
 use crate::problem::Problem;
+
+/// Largest public key file.
+const MAX_BYTES: usize = 16 << 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
@@ -28,6 +35,17 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         duty: Vec<String>,
     },
+    /// Enrol the SSH key that somebody has: they sign with it by `approve --ssh`
+    Add {
+        /// The public key, as `id_ed25519.pub`
+        public: PathBuf,
+        /// Who holds it
+        #[arg(long)]
+        owner: String,
+        /// What it may sign: approver:ENVIRONMENT, operator, team:NAME
+        #[arg(long, required = true)]
+        role: Vec<String>,
+    },
     /// List the keys of the trust root
     List,
 }
@@ -43,14 +61,16 @@ struct Listed {
 pub(crate) fn run(command: &KeyCommand, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     match command {
         KeyCommand::List => list(home, output),
+        KeyCommand::Add { public, owner, role } => {
+            let version = add(public, owner, role, home)?;
+            output.note(&format!("enrolled a key of {owner}; the trust root is version {version}"));
+            list(home, output)
+        }
         KeyCommand::New { name, owner, role, environment, duty } => {
             if !schemas::is_valid_id(name) {
                 return Err(Problem::usage(format!("{name:?} is not a name"), "use letters, digits, `.`, `_`, `-`"));
             }
-            let roles: Vec<Role> = role
-                .iter()
-                .map(|role| role.parse().map_err(|text: String| Problem::usage(text, "backout key new --help")))
-                .collect::<Result<_, _>>()?;
+            let roles = parsed(role)?;
             let mut trust = home.trust()?.into_document();
             trust.version += 1;
             let key = NewKey { name, roles, environments: environment.clone(), duties: duty.clone() };
@@ -60,6 +80,36 @@ pub(crate) fn run(command: &KeyCommand, home: &Home, output: &Output) -> Result<
             list(home, output)
         }
     }
+}
+
+/// Enrols a public key that somebody else holds the private half of.
+fn add(public: &Path, owner: &str, roles: &[String], home: &Home) -> Result<u64, Problem> {
+    let bytes = read_input(public, MAX_BYTES)?;
+    let usage =
+        |text: String| Problem::usage(format!("{}: {text}", public.display()), "ssh-keygen -t ed25519 makes one");
+    let line = String::from_utf8(bytes).map_err(|error| usage(error.to_string()))?;
+    let key = schemas::public_of_ssh(&line).map_err(|error| usage(error.to_string()))?;
+    let mut trust = home.trust()?.into_document();
+    trust.version += 1;
+    for role in parsed(roles)? {
+        let trusted = schemas::TrustedKey {
+            public: key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
+            scheme: "ed25519".to_owned(),
+            owner: owner.to_owned(),
+            not_after: Timestamp::now() + SignedDuration::from_hours(24 * 365),
+            revoked_at: None,
+            environments: Vec::new(),
+            duties: Vec::new(),
+        };
+        trust.enrol(trusted, &role).map_err(|error| Problem::failure("cannot enrol the key", &error))?;
+    }
+    publish(home, &trust)?;
+    Ok(trust.version)
+}
+
+fn parsed(roles: &[String]) -> Result<Vec<Role>, Problem> {
+    let parse = |role: &String| role.parse().map_err(|text: String| Problem::usage(text, "backout key new --help"));
+    roles.iter().map(parse).collect()
 }
 
 fn list(home: &Home, output: &Output) -> Result<ExitCode, Problem> {

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod approvals;
 mod approve;
 mod demo;
 mod gate;
@@ -75,6 +76,10 @@ enum Command {
     Gate(gate::GateArgs),
     /// Approve or reject a manifest
     Approve(approve::ApproveArgs),
+    /// Reject a manifest: one no vetoes it
+    Reject(approve::RejectArgs),
+    /// List what waits for approval, who has spoken, and what is missing
+    Approvals(approvals::ApprovalsArgs),
     /// Run a manifest
     Run(run::RunArgs),
     /// List runs
@@ -107,6 +112,8 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Problem> {
         Command::Policy(command) => policy::run(command, &home, output),
         Command::Gate(args) => gate::run(args, &home()?, output),
         Command::Approve(args) => approve::run(args, &home()?, output),
+        Command::Reject(args) => approve::reject(args, &home()?, output),
+        Command::Approvals(args) => approvals::run(args, &home()?, output),
         Command::Run(args) => run::run(args, &home()?, output),
         Command::Status(args) => status::run(args, &home()?, output),
         Command::Log(args) => log::run(args, &home()?, output),

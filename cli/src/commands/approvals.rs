@@ -1,0 +1,104 @@
+//! `backout approvals`: every manifest that waits or may run, who has spoken, and what is missing.
+
+use std::collections::HashSet;
+
+use clap::Args;
+use jiff::Timestamp;
+use schemas::{Digest, Envelope, ExitCode, Manifest, RecordBody, Role, Statement, Verified};
+use serde::Serialize;
+
+use crate::flow;
+use crate::home::Home;
+use crate::output::{Output, table};
+use crate::problem::Problem;
+use crate::votes;
+
+#[derive(Debug, Args)]
+pub(crate) struct ApprovalsArgs {
+    /// Also what expired or ran
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Serialize)]
+struct Waiting {
+    manifest: Digest,
+    session: String,
+    environment: String,
+    requester: String,
+    state: &'static str,
+    people: u64,
+    teams: Vec<String>,
+    approved_by: Vec<String>,
+    missing: Vec<String>,
+    expires: String,
+}
+
+pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    let records = flow::records(&home.journal()?)?;
+    let trust = home.trust()?;
+    let now = Timestamp::now();
+    let used: HashSet<Digest> = records.iter().filter_map(|record| flow::used_by(&record.fact)).collect();
+    let mut out = Vec::new();
+    for record in &records {
+        let RecordBody::Gated { manifest: digest, .. } = &record.fact else { continue };
+        let envelope = Envelope::from_json(&home.document(*digest)?)
+            .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout verify"))?;
+        let verified: Verified<Statement<Manifest>> = envelope
+            .verify(trust.document(), &Role::Gate, record.time)
+            .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout key list"))?;
+        let manifest = &verified.document().predicate;
+        let standing = votes::approvals(home, &records, *digest, manifest, now);
+        let state = match (&standing, used.contains(digest), now >= manifest.expires) {
+            (_, true, _) => "used",
+            (_, _, true) => "expired",
+            (Ok(_), ..) => "ready",
+            (Err(problem), ..) if problem.exit == ExitCode::Refused => "rejected",
+            (Err(_), ..) => "waiting",
+        };
+        if !args.all && !matches!(state, "ready" | "waiting") {
+            continue;
+        }
+        let spoke = records.iter().filter_map(|record| match &record.fact {
+            RecordBody::Approved { manifest, owner, reject: false, .. } if manifest == digest => Some(owner.clone()),
+            _ => None,
+        });
+        out.push(Waiting {
+            manifest: *digest,
+            session: manifest.session.clone(),
+            environment: manifest.environment.clone(),
+            requester: manifest.requester.clone(),
+            state,
+            people: manifest.approvals.people,
+            teams: manifest.approvals.teams.clone(),
+            approved_by: spoke.collect::<std::collections::BTreeSet<_>>().into_iter().collect(),
+            missing: match &standing {
+                Ok(_) => Vec::new(),
+                Err(problem) => problem.findings.iter().map(|finding| finding.detail.clone()).collect(),
+            },
+            expires: manifest.expires.to_string(),
+        });
+    }
+    output.result(&serde_json::json!({"manifests": out}), || told(&out));
+    Ok(ExitCode::Done)
+}
+
+fn told(out: &[Waiting]) -> String {
+    if out.is_empty() {
+        return "nothing waits\n".to_owned();
+    }
+    let row = |it: &Waiting| {
+        vec![
+            it.manifest.short(),
+            it.session.clone(),
+            it.environment.clone(),
+            it.requester.clone(),
+            it.state.to_owned(),
+            format!("{} of {}", it.approved_by.len(), it.people),
+            it.approved_by.join(" "),
+            it.expires.clone(),
+        ]
+    };
+    let head = ["manifest", "session", "environment", "asked by", "state", "approvals", "by", "until"];
+    table(&head, out.iter().map(row).collect())
+}
