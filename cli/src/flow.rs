@@ -342,7 +342,7 @@ pub(crate) struct Opening {
     pub(crate) predicate: Manifest,
     pub(crate) approvals: Vec<Digest>,
     pub(crate) loaded: Loaded,
-    pub(crate) reserved: schemas::Counters,
+    pub(crate) reserved: Vec<schemas::Used>,
 }
 
 /// The manifest that a record puts to use.
@@ -375,7 +375,7 @@ pub(crate) fn open_run(
         approvals: opening.approvals.clone(),
         on_failure,
         steps: steps as u32,
-        reserved: opening.reserved,
+        reserved: opening.reserved.clone(),
     };
     let entry = Entry { subject: Some(Arc::new(subject.clone())), fact };
     journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;

@@ -6,17 +6,17 @@ use executor::{Loaded, Names};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{DriverSet, StepSpec};
 use planner::Planned;
-use policy::{Mode, Outcome, People, Principal, Request, SessionFacts, StepFacts};
+use policy::{Outcome, People, Principal, Request, StepFacts};
 use schemas::{
-    ApprovalsRequired, Code, Counters, Digest, Document as _, End, Envelope, ExitCode, Finding, GateVerdict, Manifest,
-    Predicate as _, Record, RecordBody, Role, Ruling, Statement, StepAssessment, Subject, TrustRoot, WhoCanAct,
+    ApprovalsRequired, Code, Digest, Document as _, Envelope, ExitCode, Finding, GateVerdict, Manifest, Predicate as _,
+    Record, RecordBody, Role, Ruling, Statement, StepAssessment, Subject, TrustRoot, Used, WhoCanAct,
 };
 
 use crate::flow::{Gated, Opening, ReadPlan, check, find_manifest, load, nonce, used_by};
 use crate::home::Home;
 use crate::look::{Corrected, assess, unknown_commands};
 use crate::problem::Problem;
-use crate::{rules, votes};
+use crate::{ledger, rules, votes};
 
 /// How long a manifest may be run after it was issued.
 const MANIFEST_MINUTES: i64 = 60;
@@ -42,19 +42,22 @@ pub(crate) fn decide(
     })?;
     let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
     let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
+    let entries = ledger::entries(records);
     let request = Request {
         plan: digest,
         assessment: Digest::of(&assessment_bytes),
         principal: principal(trust, signer),
         site: &gate_facts,
         now: Timestamp::now(),
-        session: session_before(records, &planned.plan.session, gate_facts.inventory.mode()),
+        session: ledger::session(&entries, &planned.plan.session, gate_facts.inventory.mode()),
         people: People::default(),
+        own_resources: ledger::made_by(records, &planned.plan.session),
         unknown: unknown_commands(&planned.steps, &planned.plan.checks, &planned.facts, &drivers),
         steps: step_facts(&planned.steps, &assessment.steps),
     };
     let outcome = policy::decide(&engine, &request, "gate");
     refuse_denied(&outcome)?;
+    refuse_over(home, records, &entries, &request, &planned.plan.session, outcome.used.clone())?;
     let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
     let names = (engine.digest(), site.digest(), Digest::of(&decisions_bytes));
     let manifest = manifest(&planned, &request, &outcome, signer, trust, names)?;
@@ -111,28 +114,30 @@ pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessmen
     steps.iter().zip(assessed).map(facts).collect()
 }
 
-/// What the runs of a session used up: all that were opened, but those that ended with nothing done.
-pub(crate) fn session_before(records: &[Record], session: &str, mode: Mode) -> SessionFacts {
-    let mut open: std::collections::BTreeMap<&str, Counters> = std::collections::BTreeMap::new();
-    for record in records {
-        let Some(subject) = record.subject.as_ref().filter(|subject| subject.session == session) else { continue };
-        match &record.fact {
-            RecordBody::RunOpened { reserved, .. } => drop(open.insert(&subject.run, *reserved)),
-            RecordBody::Ended { end: End::RolledBack | End::Refused, .. } => drop(open.remove(subject.run.as_str())),
-            _ => {}
-        }
-    }
-    let sum = |of: fn(&Counters) -> u64| {
-        let total = open.values().fold(0u64, |sum, counters| sum.saturating_add(of(counters)));
-        i64::try_from(total).unwrap_or(i64::MAX)
+/// Refuses what would exceed a limit: by everything that is on record, the runs in flight included.
+fn refuse_over(
+    home: &Home,
+    records: &[Record],
+    entries: &[policy::Entry],
+    request: &Request<'_>,
+    session: &str,
+    used: Vec<Used>,
+) -> Result<(), Problem> {
+    let trust = home.trust()?;
+    let plan = policy::Entry {
+        time: request.now,
+        session: session.to_owned(),
+        agent: request.principal.id.clone(),
+        environment: request.site.environment.clone(),
+        used,
     };
-    SessionFacts {
-        mode,
-        writes: sum(|counters| counters.writes),
-        deletes: sum(|counters| counters.deletes),
-        restarts: sum(|counters| counters.restarts),
-        rows: sum(|counters| counters.rows),
+    let raises = ledger::raises(home, records, trust.document())?;
+    let findings = policy::over(request.site.inventory.limits(), entries, &raises, &plan, request.now);
+    if findings.is_empty() {
+        return Ok(());
     }
+    let title = "a limit would be exceeded; nothing was touched";
+    Err(Problem::findings(ExitCode::Refused, title, findings, "backout limits"))
 }
 
 fn manifest(
@@ -217,7 +222,7 @@ fn ask_again(
     loaded: &Loaded,
     people: People,
     now: Timestamp,
-) -> Result<Counters, Problem> {
+) -> Result<Vec<Used>, Problem> {
     let trust = home.trust()?;
     let plan = Envelope::from_json(&home.document(manifest.plan)?)
         .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout gate PLAN"))?;
@@ -229,14 +234,16 @@ fn ask_again(
     };
     let site = home.site()?;
     let gate_facts = site.gate_facts(&manifest.environment, home.own())?;
+    let entries = ledger::entries(records);
     let request = Request {
         plan: manifest.plan,
         assessment: manifest.assessment,
         principal: principal(trust.document(), signer),
         site: &gate_facts,
         now,
-        session: session_before(records, &manifest.session, gate_facts.inventory.mode()),
+        session: ledger::session(&entries, &manifest.session, gate_facts.inventory.mode()),
         people,
+        own_resources: ledger::made_by(records, &manifest.session),
         unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, drivers),
         steps: step_facts(&loaded.steps, &loaded.assessed),
     };
@@ -256,12 +263,6 @@ fn ask_again(
             "backout gate PLAN",
         ));
     }
-    let blast = &outcome.decisions.blast;
-    let restarts = request.steps.iter().filter(|step| step.act.is_some_and(|act| act.verb == schemas::Verb::Restart));
-    Ok(Counters {
-        writes: blast.touched(),
-        deletes: blast.deleted(),
-        restarts: restarts.count() as u64,
-        rows: blast.rows.updated.saturating_add(blast.rows.deleted),
-    })
+    refuse_over(home, records, &entries, &request, &manifest.session, outcome.used.clone())?;
+    Ok(outcome.used)
 }

@@ -6,6 +6,7 @@ mod commands;
 mod flow;
 mod home;
 mod judge;
+mod ledger;
 mod look;
 mod output;
 mod problem;

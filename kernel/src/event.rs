@@ -90,6 +90,7 @@ impl Event {
             R::Ended { end, .. } => Some(Self::Run(RunFact::Ended(*end))),
             R::TrustPinned { .. }
             | R::PolicyPinned { .. }
+            | R::LimitRaised { .. }
             | R::Refused { .. }
             | R::Gated { .. }
             | R::Approved { .. }

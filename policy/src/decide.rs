@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::{Blast, Class, Code, Decision, Decisions, Digest, Effectiveness, Finding, Ruling, Thing, WhoCanAct};
+use schemas::{
+    Blast, Class, Code, Decision, Decisions, Digest, Effectiveness, Finding, Ruling, Thing, Used, Verb, WhoCanAct,
+};
 use serde::Serialize;
 
 use crate::ask::{
@@ -88,7 +90,25 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     let teams: Vec<String> = teams.collect();
     let decisions = Decisions { phase: phase.to_owned(), bundle: engine.digest(), inputs, blast: whole, plan, steps };
     let people = people.unwrap_or(0).max(i64::from(!teams.is_empty()));
-    Outcome { decisions, refusals: decider.refusals, people: people.unsigned_abs(), teams }
+    let used = used(request, &surveyed);
+    Outcome { decisions, refusals: decider.refusals, people: people.unsigned_abs(), teams, used }
+}
+
+/// What the plan uses up of the limits, summed by what is done to what.
+fn used(request: &Request<'_>, surveyed: &[Surveyed]) -> Vec<Used> {
+    let mut sums: BTreeMap<(Verb, Thing, Class), (u64, u64)> = BTreeMap::new();
+    for (step, surveyed) in request.steps.iter().zip(surveyed) {
+        for known in surveyed.touched.iter().filter(|known| known.touch.verb != Verb::Inspect) {
+            if request.own_resources.contains(&known.touch.uri) {
+                continue;
+            }
+            let thing = known.described.thing.unwrap_or(known.touch.thing);
+            let sum = sums.entry((fitting(known.touch.verb, thing), thing, step.class())).or_default();
+            sum.0 = sum.0.saturating_add(1);
+            sum.1 = sum.1.saturating_add(known.touch.rows.updated.saturating_add(known.touch.rows.deleted));
+        }
+    }
+    sums.into_iter().map(|((verb, thing, class), (count, rows))| Used { verb, thing, class, count, rows }).collect()
 }
 
 fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
@@ -109,7 +129,7 @@ fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
 fn session_after(request: &Request<'_>, whole: &Blast) -> SessionFacts {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let before = request.session;
-    let restarts = request.steps.iter().filter(|step| step.act.is_some_and(|act| act.verb == schemas::Verb::Restart));
+    let restarts = request.steps.iter().filter(|step| step.act.is_some_and(|act| act.verb == Verb::Restart));
     SessionFacts {
         mode: before.mode,
         writes: before.writes.saturating_add(number(whole.touched())),
@@ -228,7 +248,7 @@ impl Decider<'_> {
     }
 
     fn look_ask(&self, unknown: &Unknown) -> StepAsk {
-        let verb = schemas::Verb::Inspect;
+        let verb = Verb::Inspect;
         let program = unknown.argv.first().map_or("", String::as_str);
         let reads = self.engine.reads_names(verb, Thing::Program);
         let site = self.request.site;

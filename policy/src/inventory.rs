@@ -12,6 +12,7 @@ use schemas::{Resource, Thing, Verb};
 use serde::Deserialize;
 
 use crate::ask::{Boundary, CalendarFacts, Mode};
+use crate::limits::Limit;
 
 /// What everybody's inventory begins with.
 const SHIPPED: &str = include_str!("../default/inventory.toml");
@@ -33,6 +34,8 @@ struct Written {
     window: Vec<Window>,
     #[serde(default)]
     legal_hold: Option<Register>,
+    #[serde(default)]
+    limit: Vec<Limit>,
 }
 
 /// What is said of the resources that a pattern matches.
@@ -164,6 +167,7 @@ pub struct Inventory {
     freezes: Vec<(Freeze, TimeZone)>,
     windows: Vec<(Window, TimeZone)>,
     register: Option<(Register, GlobSet)>,
+    limits: Vec<Limit>,
 }
 
 impl Inventory {
@@ -200,7 +204,14 @@ impl Inventory {
         if let Some((freeze, _)) = freezes.iter().find(|(freeze, _)| freeze.until <= freeze.from) {
             return Err(InventoryError(format!("the freeze {} ends before it begins", freeze.name)));
         }
+        for (at, limit) in written.limit.iter().enumerate() {
+            let same = written.limit.iter().skip(at + 1).any(|other| other.name == limit.name);
+            if same || !schemas::is_valid_id(&limit.name) {
+                return Err(InventoryError(format!("the limit {:?} has no name of its own", limit.name)));
+            }
+        }
         Ok(Self {
+            limits: written.limit,
             mode: written.mode.unwrap_or(Mode::Normal),
             patterns: patterns.build().map_err(|error| fail(&error))?,
             entries: written.resource,
@@ -213,6 +224,11 @@ impl Inventory {
                 .map(|register| set(&register.held).map(|held| (register, held)))
                 .transpose()?,
         })
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
     }
 
     /// Whether an incident is open.

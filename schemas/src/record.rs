@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::act::{Thing, Verb};
 use crate::assessment::Change;
 use crate::digest::Digest;
 use crate::plan::{Class, OnFailure};
@@ -55,16 +56,18 @@ pub enum SeenWord {
     Unclear,
 }
 
-/// What limits count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What a plan uses up of the limits: so many resources of a kind, changed in one way by steps of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Counters {
-    /// Resources changed in any way.
-    pub writes: u64,
-    /// Resources deleted, as a whole or in rows.
-    pub deletes: u64,
-    /// Services restarted.
-    pub restarts: u64,
+pub struct Used {
+    /// What is done.
+    pub verb: Verb,
+    /// To what.
+    pub thing: Thing,
+    /// The class of the steps.
+    pub class: Class,
+    /// How many resources; those that the session itself made are not counted.
+    pub count: u64,
     /// Rows updated or deleted.
     pub rows: u64,
 }
@@ -90,6 +93,8 @@ pub enum RecordBody {
     Refused { plan: Option<Digest>, codes: Vec<String>, findings: Digest },
     /// A bundle of policies came into force.
     PolicyPinned { serial: u64, digest: Digest },
+    /// An operator raised a limit for a session, an agent or an environment.
+    LimitRaised { limit: String, subject: String, by: u64, expires: Timestamp, document: Digest, owner: String },
     /// The gate signed a manifest.
     Gated { plan: Digest, manifest: Digest, assessment: Digest },
     /// A person spoke.
@@ -104,8 +109,8 @@ pub enum RecordBody {
         on_failure: OnFailure,
         steps: u32,
         /// What it may use up of the limits; given back if the run ends with nothing done.
-        #[serde(default)]
-        reserved: Counters,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reserved: Vec<Used>,
     },
     /// The before-image of a step is durable.
     Prepared {

@@ -87,6 +87,7 @@ fn production(bench: &Bench) {
          [[resource]]\nmatch = [\"file:/**/archive/*\"]\ntype = \"backup\"\nbackup_of = [\"sqlite:/**/shop.db\"]\n\
          [[resource]]\nmatch = [\"file:/**/escalate/*\"]\nboundary = \"outside\"\n\
          [[freeze]]\nname = \"for ever\"\nfrom = \"2020-01-01T00:00\"\nuntil = \"9000-01-01T00:00\"\nenvironments = [\"frozen\"]\n\
+         [[limit]]\nname = \"none\"\nper = \"environment\"\nat_most = 0\nverbs = [\"delete\"]\nenvironments = [\"test\"]\n\
          [[window]]\nenvironments = [\"closed\"]\ndays = []\nfrom = \"08:00\"\nuntil = \"09:00\"\n",
     );
     for (name, environment, duty) in [
@@ -147,6 +148,7 @@ fn refusals(bench: &Bench) -> Vec<(&'static str, Value)> {
         ("policy-environment", foreign),
         ("policy-unseen", prod(json!([own]))),
         ("policy-evidence", keeper),
+        ("limit", plan(delete(json!({"paths": ["folder"], "recursive": true})))),
         ("policy-denied", as_agent("idle-bot", "test")),
         ("policy-freeze", as_agent("cold-bot", "frozen")),
         ("policy-window", as_agent("shut-bot", "closed")),

@@ -127,7 +127,7 @@ impl Sim {
             approvals: Vec::new(),
             on_failure: OnFailure::Undo,
             steps: world.len() as u32,
-            reserved: schemas::Counters::default(),
+            reserved: Vec::new(),
         };
         let durable = vec![opened];
         Self {

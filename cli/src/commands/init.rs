@@ -27,6 +27,12 @@ const INVENTORY: &str = "\
 # backup_of = [\"sqlite:/srv/app/shop.db*\"]
 # boundary = \"at\"                       # inside, at (a second pair of eyes), outside (never)
 
+# [[limit]]                              # counted over all plans; backout limits shows what is left
+# name = \"deletes\"
+# per = \"session\"                        # session, agent, environment
+# at_most = 5
+# verbs = [\"delete\", \"delete_rows\"]
+
 # [[freeze]]
 # name = \"year end\"
 # from = \"2026-12-18T00:00\"

@@ -6,6 +6,7 @@ mod demo;
 mod gate;
 mod init;
 mod key;
+mod limits;
 mod log;
 mod plan;
 mod policy;
@@ -78,6 +79,8 @@ enum Command {
     Approve(approve::ApproveArgs),
     /// Reject a manifest: one no vetoes it
     Reject(approve::RejectArgs),
+    /// Show what is used of every limit, or raise one
+    Limits(limits::LimitsArgs),
     /// List what waits for approval, who has spoken, and what is missing
     Approvals(approvals::ApprovalsArgs),
     /// Run a manifest
@@ -113,6 +116,7 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Problem> {
         Command::Gate(args) => gate::run(args, &home()?, output),
         Command::Approve(args) => approve::run(args, &home()?, output),
         Command::Reject(args) => approve::reject(args, &home()?, output),
+        Command::Limits(args) => limits::run(args, &home()?, output),
         Command::Approvals(args) => approvals::run(args, &home()?, output),
         Command::Run(args) => run::run(args, &home()?, output),
         Command::Status(args) => status::run(args, &home()?, output),

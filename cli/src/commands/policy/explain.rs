@@ -85,6 +85,7 @@ fn again(home: &Home, drivers: &DriverSet, engine: &Engine, past: &Past) -> Resu
         now: inputs.now,
         session: inputs.session,
         people: People { approvals: inputs.approvals, teams: inputs.teams },
+        own_resources: Default::default(),
         unknown: unknown_commands(&planned.steps, &planned.plan.checks, &planned.facts, drivers),
         steps: judge::step_facts(&planned.steps, &assessment.steps),
     };

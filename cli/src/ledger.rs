@@ -1,0 +1,94 @@
+//! What the journal says was used up: the ledger of runs, the raises of limits, the resources that a session made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use policy::{Entry, Mode, Raise, SessionFacts};
+use schemas::{ChangeKind, End, Envelope, Extension, Record, RecordBody, Role, Statement, TrustRoot, Used, Verb};
+
+use crate::home::Home;
+use crate::problem::{Problem, chain};
+
+/// What every run reserved, but those that ended with nothing done.
+pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
+    let mut open: BTreeMap<&str, Entry> = BTreeMap::new();
+    for record in records {
+        let Some(subject) = &record.subject else { continue };
+        match &record.fact {
+            RecordBody::RunOpened { reserved, .. } => {
+                let entry = Entry {
+                    time: record.time,
+                    session: subject.session.clone(),
+                    agent: subject.agent.clone(),
+                    environment: subject.environment.clone(),
+                    used: reserved.clone(),
+                };
+                open.insert(&subject.run, entry);
+            }
+            RecordBody::Ended { end: End::RolledBack | End::Refused, .. } => drop(open.remove(subject.run.as_str())),
+            _ => {}
+        }
+    }
+    open.into_values().collect()
+}
+
+/// The counters of a session, for the policy.
+pub(crate) fn session(entries: &[Entry], session: &str, mode: Mode) -> SessionFacts {
+    let used = entries.iter().filter(|entry| entry.session == session).flat_map(|entry| &entry.used);
+    let mut facts = SessionFacts { mode, writes: 0, deletes: 0, restarts: 0, rows: 0 };
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    for Used { verb, count, rows, .. } in used {
+        facts.writes = facts.writes.saturating_add(number(*count));
+        facts.rows = facts.rows.saturating_add(number(*rows));
+        if verb.destroys() {
+            facts.deletes = facts.deletes.saturating_add(number(*count));
+        }
+        if *verb == Verb::Restart {
+            facts.restarts = facts.restarts.saturating_add(number(*count));
+        }
+    }
+    facts
+}
+
+/// Resources that runs of a session made and that nobody took away since.
+pub(crate) fn made_by(records: &[Record], session: &str) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for record in records {
+        let Some(subject) = &record.subject else { continue };
+        let RecordBody::Verified { changes, .. } = &record.fact else { continue };
+        for change in changes {
+            match change.change {
+                ChangeKind::Created if subject.session == session => drop(out.insert(change.resource.clone())),
+                ChangeKind::Created | ChangeKind::Deleted => drop(out.remove(&change.resource)),
+                ChangeKind::Updated => {}
+            }
+        }
+    }
+    out
+}
+
+/// Every raise of a limit, its operator's signature verified as of the time when it went on record.
+pub(crate) fn raises(home: &Home, records: &[Record], trust: &TrustRoot) -> Result<Vec<Raise>, Problem> {
+    let mut out = Vec::new();
+    for record in records {
+        let RecordBody::LimitRaised { document, limit, subject, by, expires, .. } = &record.fact else { continue };
+        if Timestamp::now() >= *expires {
+            continue;
+        }
+        let bad = |text: String| {
+            Problem::identity(format!("a raise of the limit {limit} is not good: {text}"), "backout limits")
+        };
+        let envelope = Envelope::from_json(&home.document(*document)?).map_err(|error| bad(chain(&error)))?;
+        let verified = envelope
+            .verify::<Statement<Extension>>(trust, &Role::Operator, record.time)
+            .map_err(|error| bad(chain(&error)))?;
+        let said = &verified.document().predicate;
+        if verified.digest() != *document
+            || (&said.limit, &said.subject, &said.by, &said.expires) != (limit, subject, by, expires)
+        {
+            return Err(bad("it is not what the log names".to_owned()));
+        }
+        out.push(Raise { limit: limit.clone(), subject: subject.clone(), by: *by, expires: *expires });
+    }
+    Ok(out)
+}
