@@ -248,6 +248,8 @@ pub(crate) struct Driving<'a> {
     pub(crate) drivers: DriverSet,
     pub(crate) alive_until_ms: Option<i64>,
     pub(crate) output: &'a Output,
+    /// The policy, for what goes forward.
+    pub(crate) warden: Option<Arc<dyn executor::Warden>>,
 }
 
 /// How a run came to rest.
@@ -270,6 +272,7 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         alive_until_ms: driving.alive_until_ms,
         signals: true,
         stop: Stop::default(),
+        warden: driving.warden.clone(),
     };
     let mut progress = {
         let folded = conductor.folded();
@@ -343,6 +346,7 @@ pub(crate) struct Opening {
     pub(crate) approvals: Vec<Digest>,
     pub(crate) loaded: Loaded,
     pub(crate) reserved: Vec<schemas::Used>,
+    pub(crate) warden: Arc<dyn executor::Warden>,
 }
 
 /// The manifest that a record puts to use.

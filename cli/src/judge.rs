@@ -207,8 +207,8 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
         return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
     }
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
-    let reserved = ask_again(home, drivers, records, &engine, &manifest, &loaded, people, now)?;
-    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved })
+    let (reserved, warden) = ask_again(home, drivers, records, engine, &manifest, &loaded, people, now)?;
+    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, warden })
 }
 
 /// The second question: with what people said, now. Every step must be allowed, not just held.
@@ -217,12 +217,12 @@ fn ask_again(
     home: &Home,
     drivers: &DriverSet,
     records: &[Record],
-    engine: &policy::Engine,
+    engine: policy::Engine,
     manifest: &Manifest,
     loaded: &Loaded,
     people: People,
     now: Timestamp,
-) -> Result<Vec<Used>, Problem> {
+) -> Result<(Vec<Used>, Arc<dyn executor::Warden>), Problem> {
     let trust = home.trust()?;
     let plan = Envelope::from_json(&home.document(manifest.plan)?)
         .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout gate PLAN"))?;
@@ -247,7 +247,7 @@ fn ask_again(
         unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, drivers),
         steps: step_facts(&loaded.steps, &loaded.assessed),
     };
-    let outcome = policy::decide(engine, &request, "run");
+    let outcome = policy::decide(&engine, &request, "run");
     refuse_denied(&outcome)?;
     let held = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]).find(|it| it.ruling == Ruling::Hold);
     if let Some(held) = held {
@@ -264,5 +264,19 @@ fn ask_again(
         ));
     }
     refuse_over(home, records, &entries, &request, &manifest.session, outcome.used.clone())?;
-    Ok(outcome.used)
+    let watch = policy::Watch::new(engine, outcome.asks, gate_facts.inventory.clone());
+    Ok((outcome.used, Arc::new(OnDuty(watch))))
+}
+
+/// The policy while a run goes on: asked again with the clock and the calendar of the moment.
+struct OnDuty(policy::Watch);
+
+impl executor::Warden for OnDuty {
+    fn may_act(&self, ix: kernel::StepIx) -> Result<(), String> {
+        self.0.may_act(ix.at(), Timestamp::now())
+    }
+
+    fn may_commit(&self, checks_failed: usize) -> Result<(), String> {
+        self.0.may_commit(checks_failed, Timestamp::now())
+    }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::conductor::{Conductor, Order, Tick, is_light};
 use crate::fold::Folded;
 use crate::heartbeat::show_life;
-use crate::work::{Message, Work};
+use crate::work::{Message, Warden, Work};
 
 /// How long facts that are in no hurry wait for company before they are committed.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -41,6 +41,8 @@ pub struct Shell {
     pub signals: bool,
     /// A stop from within the process.
     pub stop: Stop,
+    /// Asked directly before a step acts; nobody while a run only goes back.
+    pub warden: Option<Arc<dyn Warden>>,
 }
 
 /// Stops a run from another thread.
@@ -268,15 +270,15 @@ impl Engine<'_> {
             _ => false,
         };
         let (drivers, stoppable, steady) = (self.shell.drivers.clone(), self.stoppable.clone(), self.steady.clone());
-        let outputs = self.shell.outputs.clone();
+        let (outputs, warden) = (self.shell.outputs.clone(), self.shell.warden.clone());
         if light {
-            let message = work.perform_safely(&drivers, &stoppable, &steady, &outputs);
+            let message = work.perform_allowed(warden.as_deref(), &drivers, &stoppable, &steady, &outputs);
             return Ok(self.conductor.on(message)?);
         }
         self.in_flight += 1;
         let messages = self.messages.clone();
         tokio::task::spawn_blocking(move || {
-            let message = work.perform_safely(&drivers, &stoppable, &steady, &outputs);
+            let message = work.perform_allowed(warden.as_deref(), &drivers, &stoppable, &steady, &outputs);
             // Nobody listens any more only when the run was given up after the journal failed.
             let _ = messages.blocking_send(message);
         });

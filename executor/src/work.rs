@@ -58,7 +58,48 @@ pub enum Message {
     },
 }
 
+/// Asked directly before a step acts, and before a run is committed: the policy, which may have changed its mind since the gate.
+pub trait Warden: Send + Sync {
+    /// Whether the step may act now, or why not.
+    fn may_act(&self, ix: StepIx) -> Result<(), String>;
+    /// Whether the run may be committed with so many checks failed, or why not.
+    fn may_commit(&self, checks_failed: usize) -> Result<(), String>;
+}
+
 impl Work {
+    /// Does it, unless the warden says no.
+    pub fn perform_allowed(
+        self,
+        warden: Option<&dyn Warden>,
+        drivers: &DriverSet,
+        stoppable: &Scope,
+        steady: &Scope,
+        outputs: &Path,
+    ) -> Message {
+        let refused = |ix| warden.and_then(|warden| warden.may_act(ix).err()).map(DriverError::Refused);
+        match &self {
+            Self::Prepare(step) => {
+                if let Some(error) = refused(step.ix) {
+                    return Message::Prepared(step.ix, Err(error));
+                }
+            }
+            Self::Apply(step, ..) => {
+                if let Some(error) = refused(step.ix) {
+                    return Message::Applied(step.ix, Err(error), 0);
+                }
+            }
+            _ => {}
+        }
+        let mut message = self.perform_safely(drivers, stoppable, steady, outputs);
+        if let (Some(warden), Message::Checked(_, failed)) = (warden, &mut message)
+            && failed.is_empty()
+            && let Err(reason) = warden.may_commit(failed.len())
+        {
+            failed.push(reason);
+        }
+        message
+    }
+
     /// The step that it is about; none for the plan's checks.
     pub fn step(&self) -> Option<StepIx> {
         match self {

@@ -16,6 +16,7 @@ use crate::inventory::Described;
 use crate::needs::{Need, together};
 use crate::request::{Outcome, Request, StepFacts, Unknown};
 use crate::touch::{Touch, fitting, hazards, touches};
+use crate::watch::Asks;
 use crate::{blast, guard};
 
 /// What a decision id is computed from.
@@ -65,7 +66,7 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     let session = session_after(request, &whole);
     let changed: Vec<String> =
         surveyed.iter().flat_map(|step| step.touched.iter().map(|known| known.touch.uri.clone())).collect();
-    let mut decider = Decider { engine, request, phase, session, refusals: Vec::new() };
+    let mut decider = Decider { engine, request, phase, session, refusals: Vec::new(), asks: Asks::default() };
     let plan = decider.about_plan(&whole, &surveyed);
     let mut steps = Vec::with_capacity(request.steps.len());
     for (step, surveyed) in request.steps.iter().zip(&surveyed) {
@@ -91,7 +92,8 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     let decisions = Decisions { phase: phase.to_owned(), bundle: engine.digest(), inputs, blast: whole, plan, steps };
     let people = people.unwrap_or(0).max(i64::from(!teams.is_empty()));
     let used = used(request, &surveyed);
-    Outcome { decisions, refusals: decider.refusals, people: people.unsigned_abs(), teams, used }
+    let Decider { refusals, asks, .. } = decider;
+    Outcome { decisions, refusals, people: people.unsigned_abs(), teams, used, asks }
 }
 
 /// What the plan uses up of the limits, summed by what is done to what.
@@ -145,6 +147,7 @@ struct Decider<'a> {
     phase: &'a str,
     session: SessionFacts,
     refusals: Vec<Finding>,
+    asks: Asks,
 }
 
 impl Decider<'_> {
@@ -171,6 +174,7 @@ impl Decider<'_> {
             for need in answered.needs.iter().filter(|need| !need.is_by_people()) {
                 missing.entry(need.clone()).or_default().extend(answered.rules.iter().cloned());
             }
+            self.asks.of_step(step.ix, digest, ask);
             seen.insert(digest, if answered.ruling == Ruling::Deny { answered.rules } else { Vec::new() });
         }
         let place = format!("/steps/{}", step.ix);
@@ -220,6 +224,7 @@ impl Decider<'_> {
         let answered = self.engine.answer(&ask);
         let mut gathered = Gathered::default();
         gathered.take(ask.digest(), &answered);
+        self.asks.plan = Some(ask.clone());
         if answered.ruling == Ruling::Deny {
             let detail = format!("the plan as a whole, {} steps", steps.len());
             let refusals: Vec<Finding> = answered.rules.iter().map(|rule| self.refusal(rule, &detail, "")).collect();

@@ -18,6 +18,7 @@ mod needs;
 mod request;
 mod rule;
 mod touch;
+mod watch;
 
 pub use approvals::{About, Counted, Vote, count, objection};
 pub use ask::{
@@ -33,3 +34,4 @@ pub use limits::{Budget, Entry, Limit, Per, Raise, budgets, over};
 pub use needs::{Need, together};
 pub use request::{Outcome, People, Request, SiteFacts, StepFacts, Unknown};
 pub use rule::{Rule, RuleError, RuleSet, SCHEMA};
+pub use watch::{Asks, Watch};

@@ -5,6 +5,7 @@ use schemas::{Act, Class, Decisions, Digest, Finding, Resource, StepAssessment, 
 
 use crate::ask::{Principal, SessionFacts, Tier};
 use crate::inventory::Inventory;
+use crate::watch::Asks;
 
 /// What the site says about an environment. Nothing here comes from a plan.
 #[derive(Clone, Debug)]
@@ -98,6 +99,8 @@ pub struct Outcome {
     pub teams: Vec<String>,
     /// What it uses up of the limits.
     pub used: Vec<Used>,
+    /// The questions, to be asked again while the run goes on.
+    pub asks: Asks,
 }
 
 impl StepFacts<'_> {

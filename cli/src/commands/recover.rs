@@ -186,7 +186,7 @@ fn recover_one(
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
     }
     let alive_until_ms = Some(home.alive_until_ms());
-    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output };
+    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output, warden: None };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     Ok(tell(&rested, output))
 }
