@@ -1,6 +1,7 @@
 //! `backout policy`: the rules as code. Check and test a bundle, sign it into force, ask what was decided and why.
 
 mod explain;
+mod import;
 mod proof;
 mod test;
 
@@ -59,6 +60,19 @@ pub(crate) enum PolicyCommand {
         /// The folder of the other bundle
         folder: PathBuf,
     },
+    /// Turn somebody else's policy into rules of ours, or say why a rule cannot be said
+    Import {
+        /// The form that it is written in
+        form: import::Form,
+        /// The file
+        file: PathBuf,
+        /// Where to write the rules; printed where left out
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+        /// Write what can be said although some rules cannot
+        #[arg(long)]
+        partial: bool,
+    },
     /// Sign a bundle and put it in force: two owners of the policy sign
     Sign {
         /// The folder of the bundle; the one in the state folder, as it was edited, where left out
@@ -82,6 +96,9 @@ pub(crate) fn run(
         PolicyCommand::Show { rule } => show(rule, &home()?, output),
         PolicyCommand::Explain { decision } => explain::explain(decision, &home()?, output),
         PolicyCommand::Simulate { folder } => explain::simulate(folder, &home()?, output),
+        PolicyCommand::Import { form: import::Form::Safeclaw, file, output: to, partial } => {
+            import::safeclaw(file, to.as_deref(), *partial, home, output)
+        }
         PolicyCommand::Sign { folder, names } => sign(folder.as_deref(), names, &home()?, output),
     }
 }
