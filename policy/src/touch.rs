@@ -45,7 +45,8 @@ pub(crate) fn touches(step: &StepFacts<'_>) -> Vec<Touch> {
 
 /// Hazards of a step.
 pub(crate) fn hazards(step: &StepFacts<'_>) -> impl Iterator<Item = Hazard> {
-    step.act.into_iter().flat_map(|act| act.hazards.iter().copied())
+    let known = step.act.into_iter().flat_map(|act| act.hazards.iter().copied());
+    known.chain(step.assessed.hazards.iter().copied())
 }
 
 fn of_change(change: &ResourceChange) -> Vec<Touch> {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::act::Hazard;
 use crate::digest::Digest;
 use crate::envelope::Document;
 use crate::limits::Limits;
@@ -56,6 +57,9 @@ pub struct StepAssessment {
     /// What share of the whole is deleted, where there is a whole; of several the worst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Share>,
+    /// Harm that needs no delete, where looking told it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hazards: Vec<Hazard>,
     /// Remarks, for example that the step depends on what an earlier one leaves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -75,6 +79,7 @@ impl StepAssessment {
             pinned: Vec::new(),
             by_wildcard: false,
             share: None,
+            hazards: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@
 mod lower;
 mod params;
 pub(crate) mod process;
+mod terraform;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -277,7 +278,19 @@ impl Driver for Command {
         let mut notes =
             vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
         notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
+        let planned = if priors.is_empty() { terraform::saved_plan(step)? } else { None };
         let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
+        if let Some(planned) = planned {
+            return Ok(StepAssessment {
+                fingerprints,
+                confidence: Confidence::Simulated,
+                class: planned.class(step.lowered.class),
+                changes: planned.changes,
+                hazards: planned.hazards.into_iter().collect(),
+                notes,
+                ..unseen
+            });
+        }
         Ok(StepAssessment {
             fingerprints,
             confidence: if read_only { Confidence::Simulated } else { Confidence::None },
