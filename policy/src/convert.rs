@@ -1,16 +1,20 @@
 //! Asks in the engine's own terms. Names of types and vocabularies are parsed once.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
 
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value,
 };
 use schemas::{Thing, Verb};
 
-use crate::ask::{Ask, CalendarFacts, Clock, Evidence, Object, PlanAsk, Principal, SiteRules, StepAsk, sure};
+use crate::ask::{
+    Ask, CalendarFacts, Clock, Evidence, Object, PlanAsk, PlanContext, Principal, SiteRules, StepContext, sure,
+};
 
 /// Parsed names of entity types, and the actions.
-pub(crate) struct Words {
+struct Words {
     types: HashMap<&'static str, EntityTypeName>,
     actions: HashMap<&'static str, EntityUid>,
 }
@@ -18,7 +22,7 @@ pub(crate) struct Words {
 const TYPES: [&str; 10] = ["Tier", "Class", "Risk", "Sure", "Mode", "Boundary", "Hazard", "Duty", "Agent", "Plan"];
 
 impl Words {
-    pub(crate) fn new() -> Option<Self> {
+    fn new() -> Option<Self> {
         let things = Thing::ALL.into_iter().map(Thing::type_name);
         let mut types = HashMap::new();
         for name in TYPES.into_iter().chain(things) {
@@ -45,25 +49,83 @@ impl Words {
     }
 }
 
-/// The request of an ask with its entities.
-pub(crate) fn request(ask: &Ask, words: &Words, actions: &Entities) -> Result<(Request, Entities), String> {
-    let (principal, action, resource, context) = match ask {
-        Ask::Step(ask) => {
-            let action = words.action(ask.verb.as_str())?;
-            (&ask.principal, action, object(&ask.resource, words)?, step_context(ask, words)?)
+/// Asks as requests, with what they have in common made once: the agent, the actions with their groups, contexts that are equal.
+pub(crate) struct Converter {
+    words: Words,
+    /// Each action with the groups that it is in.
+    actions: HashMap<&'static str, Vec<Entity>>,
+    agents: Mutex<HashMap<Principal, Entity>>,
+    contexts: Mutex<HashMap<Key, Context>>,
+}
+
+/// What a context is made from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Step(StepContext),
+    Plan(PlanContext),
+}
+
+/// Most agents and contexts that are remembered.
+const MAX_KNOWN: usize = 4_096;
+
+impl Converter {
+    pub(crate) fn new(all: &Entities) -> Option<Self> {
+        let words = Words::new()?;
+        let mut actions = HashMap::new();
+        for (name, uid) in &words.actions {
+            let groups = all.ancestors(uid)?.cloned().collect::<Vec<_>>();
+            let mut entities = vec![all.get(uid)?.clone()];
+            entities.extend(groups.iter().filter_map(|group| all.get(group).cloned()));
+            actions.insert(*name, entities);
         }
-        Ask::Plan(ask) => {
-            let resource = plan(ask, words)?;
-            (&ask.principal, words.action(ask.phase.as_str())?, resource, plan_context(ask, words)?)
-        }
-    };
-    let agent = agent(principal, words)?;
-    let (agent_uid, resource_uid) = (agent.uid(), resource.uid());
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let entities = actions.clone().add_entities([agent, resource], None).map_err(|error| text(&error))?;
-    let context = Context::from_pairs(context).map_err(|error| text(&error))?;
-    let request = Request::new(agent_uid, action, resource_uid, context, None).map_err(|error| text(&error))?;
-    Ok((request, entities))
+        Some(Self { words, actions, agents: Mutex::default(), contexts: Mutex::default() })
+    }
+
+    /// The request of an ask with its entities.
+    pub(crate) fn request(&self, ask: &Ask) -> Result<(Request, Entities), String> {
+        let (principal, action, resource, key) = match ask {
+            Ask::Step(ask) => {
+                let resource = object(&ask.resource, &self.words)?;
+                (&ask.principal, ask.verb.as_str(), resource, Key::Step(ask.context.clone()))
+            }
+            Ask::Plan(ask) => {
+                (&ask.principal, ask.phase.as_str(), plan(ask, &self.words)?, Key::Plan(ask.context.clone()))
+            }
+        };
+        let agent = remembered(&self.agents, principal.clone(), |principal| agent(principal, &self.words))?;
+        let context = remembered(&self.contexts, key, |key| {
+            let pairs = match key {
+                Key::Step(context) => step_context(context, &self.words)?,
+                Key::Plan(context) => plan_context(context, &self.words)?,
+            };
+            Context::from_pairs(pairs).map_err(|error| error.to_string())
+        })?;
+        let (agent_uid, resource_uid) = (agent.uid(), resource.uid());
+        let actions = self.actions.get(action).ok_or_else(|| format!("no action is called {action}"))?;
+        let entities = Entities::from_entities(actions.iter().cloned().chain([agent, resource]), None)
+            .map_err(|error| error.to_string())?;
+        let request = Request::new(agent_uid, self.words.action(action)?, resource_uid, context, None)
+            .map_err(|error| error.to_string())?;
+        Ok((request, entities))
+    }
+}
+
+/// What was made before of a key, or what is made now.
+fn remembered<K: Clone + Eq + Hash, V: Clone>(
+    known: &Mutex<HashMap<K, V>>,
+    key: K,
+    make: impl FnOnce(&K) -> Result<V, String>,
+) -> Result<V, String> {
+    if let Some(value) = known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return Ok(value.clone());
+    }
+    let value = make(&key)?;
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MAX_KNOWN {
+        known.clear();
+    }
+    known.insert(key, value.clone());
+    Ok(value)
 }
 
 fn agent(principal: &Principal, words: &Words) -> Result<Entity, String> {
@@ -98,8 +160,7 @@ fn plan(ask: &PlanAsk, words: &Words) -> Result<Entity, String> {
 
 type Pairs = Vec<(String, Value)>;
 
-fn step_context(ask: &StepAsk, words: &Words) -> Result<Pairs, String> {
-    let context = &ask.context;
+fn step_context(context: &StepContext, words: &Words) -> Result<Pairs, String> {
     let session = record([
         ("mode", words.word("Mode", context.session.mode.as_str())?),
         ("writes", Value::new_long(context.session.writes)),
@@ -135,8 +196,7 @@ fn step_context(ask: &StepAsk, words: &Words) -> Result<Pairs, String> {
     ]))
 }
 
-fn plan_context(ask: &PlanAsk, words: &Words) -> Result<Pairs, String> {
-    let context = &ask.context;
+fn plan_context(context: &PlanContext, words: &Words) -> Result<Pairs, String> {
     let hazards = context.hazards.iter().map(|hazard| words.word("Hazard", hazard.as_str()));
     Ok(pairs([
         ("steps", Value::new_long(context.steps)),

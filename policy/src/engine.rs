@@ -5,12 +5,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use cedar_policy::{Authorizer, Decision as Answer, Entities, PolicySet};
+use cedar_policy::{
+    ActionConstraint, Authorizer, Decision as Answer, EntityTypeName, EntityUid, Policy, PolicySet, ResourceConstraint,
+};
 use schemas::{Digest, Ruling, Thing, Verb};
 use serde::{Deserialize, Serialize};
 
 use crate::ask::{Ask, Evidence, PlanPhase};
-use crate::convert::{self, Words};
+use crate::convert::Converter;
 use crate::needs::{Need, together};
 use crate::rule::{PARSED, Rule, RuleError, RuleSet};
 
@@ -45,14 +47,14 @@ pub struct Engine {
     digest: Digest,
     slices: HashMap<Kind, Slice>,
     teams: BTreeSet<String>,
-    words: Words,
-    actions: Entities,
+    converter: Converter,
     known: Mutex<HashMap<Ask, Answered>>,
 }
 
 /// The rules that can speak of one action on one kind of thing.
 struct Slice {
     policies: PolicySet,
+    permits: Vec<Policy>,
     reads_names: bool,
 }
 
@@ -64,25 +66,24 @@ impl Engine {
     pub fn new(set: RuleSet, digest: Digest) -> Result<Self, RuleError> {
         let broken = |text: &str| RuleError(vec![text.to_owned()]);
         let schema = PARSED.as_ref().ok_or_else(|| broken("the vocabulary of this build does not parse"))?;
-        let words = Words::new().ok_or_else(|| broken("the words of this build are not those of its vocabulary"))?;
         let actions = schema.action_entities().map_err(|error| RuleError(vec![error.to_string()]))?;
+        let converter = Converter::new(&actions)
+            .ok_or_else(|| broken("the words of this build are not those of its vocabulary"))?;
         let mut slices: HashMap<Kind, Slice> = HashMap::new();
-        for rule in set.rules.values() {
-            let places: BTreeSet<(String, String)> = rule
-                .policy
-                .get_valid_request_envs(schema)
-                .map(|place| (place.action().id().unescaped().to_owned(), place.resource().basename().to_owned()))
-                .collect();
-            for (action, thing) in places {
-                let Some(kind) = kind_of(&action, &thing) else { continue };
-                let slice =
-                    slices.entry(kind).or_insert_with(|| Slice { policies: PolicySet::new(), reads_names: false });
+        for place in schema.request_envs() {
+            let action = place.action();
+            let groups: Vec<EntityUid> = actions.ancestors(action).into_iter().flatten().cloned().collect();
+            let Some(kind) = kind_of(action.id().unescaped(), place.resource().basename()) else { continue };
+            let mut slice = Slice { policies: PolicySet::new(), permits: Vec::new(), reads_names: false };
+            for rule in set.rules.values().filter(|rule| can_speak(&rule.policy, action, &groups, place.resource())) {
                 slice.policies.add(rule.policy.clone()).map_err(|error| RuleError(vec![error.to_string()]))?;
+                slice.permits.extend(rule.permits.then(|| rule.policy.clone()));
                 slice.reads_names |= rule.reads_names;
             }
+            slices.insert(kind, slice);
         }
         let teams = set.teams();
-        Ok(Self { set, digest, slices, teams, words, actions, known: Mutex::new(HashMap::new()) })
+        Ok(Self { set, digest, slices, teams, converter, known: Mutex::new(HashMap::new()) })
     }
 
     /// Names the bundle: the same digest means the same answers.
@@ -129,7 +130,7 @@ impl Engine {
             Ask::Plan(ask) => Kind::Plan(ask.phase),
         };
         let Some(slice) = self.slices.get(&kind) else { return denied(Vec::new(), Vec::new()) };
-        let real = match self.evaluate(slice, ask) {
+        let real = match self.evaluate(&slice.policies, ask) {
             Ok(real) => real,
             Err(error) => return denied(Vec::new(), vec![error]),
         };
@@ -139,21 +140,31 @@ impl Engine {
         if real.allowed {
             return Answered { ruling: Ruling::Allow, rules: real.rules, needs: Vec::new(), errors: Vec::new() };
         }
-        let granted = match self.evaluate(slice, &ask.with_evidence(Evidence::granted(&self.teams))) {
+        let (held, final_ones): (Vec<&Rule>, Vec<&Rule>) =
+            real.rules.iter().filter_map(|id| self.rule(id)).partition(|rule| !rule.needs.is_empty());
+        if !final_ones.is_empty() {
+            return denied(final_ones.iter().map(|rule| rule.id.clone()).collect(), Vec::new());
+        }
+        // LAW of the lint: a rule reads evidence only so that more of it lifts it. What did not match with less does not match with all.
+        let again = slice.permits.iter().chain(held.iter().map(|rule| &rule.policy)).cloned();
+        let again = match PolicySet::from_policies(again) {
+            Ok(again) => again,
+            Err(error) => return denied(real.rules, vec![error.to_string()]),
+        };
+        let granted = match self.evaluate(&again, &ask.with_evidence(Evidence::granted(&self.teams))) {
             Ok(granted) => granted,
             Err(error) => return denied(real.rules, vec![error]),
         };
         if !granted.allowed || !granted.errors.is_empty() {
             return denied(granted.rules, granted.errors);
         }
-        let needs = real.rules.iter().filter_map(|id| self.rule(id)).flat_map(|rule| rule.needs.clone());
-        let needs = together(needs.collect::<Vec<_>>());
+        let needs = together(held.iter().flat_map(|rule| rule.needs.clone()));
         Answered { ruling: Ruling::Hold, rules: real.rules, needs, errors: Vec::new() }
     }
 
-    fn evaluate(&self, slice: &Slice, ask: &Ask) -> Result<Evaluated, String> {
-        let (request, entities) = convert::request(ask, &self.words, &self.actions)?;
-        let response = Authorizer::new().is_authorized(&request, &slice.policies, &entities);
+    fn evaluate(&self, policies: &PolicySet, ask: &Ask) -> Result<Evaluated, String> {
+        let (request, entities) = self.converter.request(ask)?;
+        let response = Authorizer::new().is_authorized(&request, policies, &entities);
         let mut rules: Vec<String> = response.diagnostics().reason().map(ToString::to_string).collect();
         rules.sort();
         let mut errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
@@ -166,6 +177,20 @@ struct Evaluated {
     allowed: bool,
     rules: Vec<String>,
     errors: Vec<String>,
+}
+
+/// Whether the scope of a policy lets it speak of an action on a type.
+fn can_speak(policy: &Policy, action: &EntityUid, groups: &[EntityUid], thing: &EntityTypeName) -> bool {
+    let of_action = match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => uid == *action,
+        ActionConstraint::In(uids) => uids.iter().any(|uid| uid == action || groups.contains(uid)),
+    };
+    let of_thing = match policy.resource_constraint() {
+        ResourceConstraint::Is(name) | ResourceConstraint::IsIn(name, _) => name == *thing,
+        ResourceConstraint::Any | ResourceConstraint::Eq(_) | ResourceConstraint::In(_) => true,
+    };
+    of_action && of_thing
 }
 
 fn kind_of(action: &str, thing: &str) -> Option<Kind> {
@@ -181,7 +206,7 @@ fn kind_of(action: &str, thing: &str) -> Option<Kind> {
 
 #[cfg(test)]
 mod tests {
-    use cedar_policy::{Policy, PolicyId};
+    use cedar_policy::{Entities, PolicyId};
     use schemas::Code;
 
     use super::*;
@@ -238,7 +263,7 @@ mod tests {
     fn the_default_bundle_and_its_requests_fit_the_vocabulary() {
         let engine = Bundle::shipped().engine().unwrap();
         let schema = PARSED.as_ref().unwrap();
-        let (request, entities) = convert::request(&ask(), &engine.words, &engine.actions).unwrap();
+        let (request, entities) = engine.converter.request(&ask()).unwrap();
         let (principal, action) = (request.principal().unwrap().clone(), request.action().unwrap().clone());
         let resource = request.resource().unwrap().clone();
         let context = request.context().unwrap().clone();
