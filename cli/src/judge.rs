@@ -51,7 +51,7 @@ pub(crate) fn decide(
         now: Timestamp::now(),
         session: ledger::session(&entries, &planned.plan.session, gate_facts.inventory.mode()),
         people: People::default(),
-        own_resources: ledger::made_by(records, &planned.plan.session),
+        own_resources: ledger::made_by(records, &planned.plan.session, &signer.owner, &planned.plan.environment),
         unknown: unknown_commands(&planned.steps, &planned.plan.checks, &planned.facts, &drivers),
         steps: step_facts(&planned.steps, &assessment.steps),
     };
@@ -107,6 +107,7 @@ pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessmen
         ix: step.ix.at(),
         assessed,
         writes: &step.lowered.writes,
+        reads: &step.lowered.reads,
         act: step.lowered.act.as_ref(),
         command: step.lowered.argv.join(" "),
         has_checks: !step.verify.is_empty(),
@@ -243,7 +244,7 @@ fn ask_again(
         now,
         session: ledger::session(&entries, &manifest.session, gate_facts.inventory.mode()),
         people,
-        own_resources: ledger::made_by(records, &manifest.session),
+        own_resources: ledger::made_by(records, &manifest.session, &signer.owner, &manifest.environment),
         unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, drivers),
         steps: step_facts(&loaded.steps, &loaded.assessed),
     };

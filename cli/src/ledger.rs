@@ -50,21 +50,41 @@ pub(crate) fn session(entries: &[Entry], session: &str, mode: Mode) -> SessionFa
     facts
 }
 
-/// Resources that runs of a session made and that nobody took away since.
-pub(crate) fn made_by(records: &[Record], session: &str) -> BTreeSet<String> {
-    let mut out = BTreeSet::new();
+/// Resources that committed runs of a session made, by the same agent in the same environment, and that nobody took away since.
+pub(crate) fn made_by(records: &[Record], session: &str, agent: &str, environment: &str) -> BTreeSet<String> {
+    let mut making: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut made: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for record in records {
         let Some(subject) = &record.subject else { continue };
-        let RecordBody::Verified { changes, .. } = &record.fact else { continue };
-        for change in changes {
-            match change.change {
-                ChangeKind::Created if subject.session == session => drop(out.insert(change.resource.clone())),
-                ChangeKind::Created | ChangeKind::Deleted => drop(out.remove(&change.resource)),
-                ChangeKind::Updated => {}
+        let run = subject.run.as_str();
+        let own = subject.session == session && subject.agent == agent && subject.environment == environment;
+        match &record.fact {
+            RecordBody::Verified { changes, .. } => {
+                for change in changes {
+                    // Whoever made or deleted it last: what was ours is ours no more.
+                    if change.change != ChangeKind::Updated {
+                        for set in made.values_mut() {
+                            set.remove(&change.resource);
+                        }
+                    }
+                    if own && change.change == ChangeKind::Created {
+                        making.entry(run).or_default().insert(change.resource.clone());
+                    }
+                }
             }
+            RecordBody::Ended { end: End::Committed, .. } => {
+                if let Some(set) = making.remove(run) {
+                    made.insert(run, set);
+                }
+            }
+            RecordBody::UndoRequested { .. } | RecordBody::KeepRequested { .. } => {
+                making.remove(run);
+                made.remove(run);
+            }
+            _ => {}
         }
     }
-    out
+    made.into_values().flatten().collect()
 }
 
 /// Every raise of a limit, its operator's signature verified as of the time when it went on record.

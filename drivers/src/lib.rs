@@ -10,6 +10,7 @@ mod git;
 mod laws;
 mod paths;
 mod preview;
+mod reach;
 mod sqlite;
 
 use std::sync::Arc;

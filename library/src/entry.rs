@@ -188,7 +188,8 @@ impl Match<'_> {
         let bound = bind(std::slice::from_ref(&entry.named), &self.bindings).unwrap_or_default().concat();
         let named = match (bound.is_empty(), entry.words.first()) {
             (true, Some(program)) => format!("program:{program}"),
-            _ => bound,
+            // git takes `heads/main` and `refs/heads/main` for `main`.
+            _ => bound.replace("refs/heads/refs/heads/", "refs/heads/").replace("refs/heads/heads/", "refs/heads/"),
         };
         Act { verb: entry.verb, on: entry.on, named, hazards: entry.hazards.clone() }
     }

@@ -67,21 +67,16 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     let changed: Vec<String> =
         surveyed.iter().flat_map(|step| step.touched.iter().map(|known| known.touch.uri.clone())).collect();
     let mut decider = Decider { engine, request, phase, session, refusals: Vec::new(), asks: Asks::default() };
-    let plan = decider.about_plan(&whole, &surveyed);
+    let looks = decider.about_unknown();
+    let plan = decider.about_plan(&whole, &surveyed, looks);
     let mut steps = Vec::with_capacity(request.steps.len());
     for (step, surveyed) in request.steps.iter().zip(&surveyed) {
         let uris: Vec<String> = surveyed.touched.iter().map(|known| known.touch.uri.clone()).collect();
         decider.refusals.extend(guard::refused(step, request.site, &uris, &changed));
         steps.push(decider.about_step(step, surveyed));
     }
-    let unknown = decider.about_unknown();
-    let needs = together(
-        steps
-            .iter()
-            .chain([&plan])
-            .flat_map(|decision| decision.needs.iter().filter_map(|need| need.parse().ok()))
-            .chain(unknown),
-    );
+    let all = steps.iter().chain([&plan]).flat_map(|decision| &decision.needs);
+    let needs = together(all.filter_map(|need| need.parse().ok()));
     let people = needs.iter().find_map(|need| if let Need::Approvals(count) = need { Some(*count) } else { None });
     let teams = needs.iter().filter_map(|need| if let Need::Role(team) = need { Some(team.clone()) } else { None });
     let inputs = serde_json::json!({
@@ -117,8 +112,19 @@ fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
     let (environment, tier) = (&request.site.environment, request.site.tier);
     let mut radius = Blast::default();
     let mut touched = Vec::new();
-    for touch in touches(step) {
-        let described = request.site.inventory.describe(&touch.uri, environment);
+    let inventory = &request.site.inventory;
+    let mut all = touches(step);
+    // What lies beneath a declared folder is touched as well: each file where it is deleted, what the inventory speaks of in any case.
+    let verb = step.act.filter(|act| act.on == Thing::File).map_or(Verb::Update, |act| act.verb);
+    let beneath =
+        step.assessed.reaches.iter().filter(|uri| verb.destroys() || inventory.describe(uri, environment).known);
+    all.extend(beneath.map(|uri| Touch::plain(verb, Thing::File, uri.clone())));
+    // A secret that is read leaves its place.
+    let reads = step.reads.iter().map(ToString::to_string);
+    let secret = |uri: &String| inventory.describe(uri, environment).thing == Some(Thing::Secret);
+    all.extend(reads.filter(secret).map(|uri| Touch::plain(Verb::Inspect, Thing::Secret, uri)));
+    for touch in all {
+        let described = inventory.describe(&touch.uri, environment);
         blast::reach(&mut radius, &touch, &described, step.class(), environment, tier);
         touched.push(Known { touch, described });
     }
@@ -190,7 +196,7 @@ impl Decider<'_> {
         self.decision(&step.assessed.id, step.class(), surveyed.blast.score, gathered)
     }
 
-    fn about_plan(&mut self, whole: &Blast, surveyed: &[Surveyed]) -> Decision {
+    fn about_plan(&mut self, whole: &Blast, surveyed: &[Surveyed], looks: Gathered) -> Decision {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let steps = &self.request.steps;
         let irreversible = steps.iter().filter(|step| step.class() == Class::Irreversible).count();
@@ -222,7 +228,7 @@ impl Decider<'_> {
             },
         });
         let answered = self.engine.answer(&ask);
-        let mut gathered = Gathered::default();
+        let mut gathered = looks;
         gathered.take(ask.digest(), &answered);
         self.asks.plan = Some(ask.clone());
         if answered.ruling == Ruling::Deny {
@@ -235,11 +241,12 @@ impl Decider<'_> {
     }
 
     /// Commands that run to look and may do anything: judged like steps that cannot be undone.
-    fn about_unknown(&mut self) -> Vec<Need> {
-        let mut needs = Vec::new();
+    fn about_unknown(&mut self) -> Gathered {
+        let mut gathered = Gathered::default();
         for unknown in &self.request.unknown {
-            let answered = self.engine.answer(&Ask::Step(self.look_ask(unknown)));
-            needs.extend(answered.needs.clone());
+            let ask = Ask::Step(self.look_ask(unknown));
+            let answered = self.engine.answer(&ask);
+            gathered.take(ask.digest(), &answered);
             if answered.ruling != Ruling::Deny {
                 continue;
             }
@@ -249,7 +256,7 @@ impl Decider<'_> {
             self.refusals.extend(refusals);
             self.refusals.extend(answered.errors.iter().map(|error| failed(error, &unknown.pointer)));
         }
-        needs
+        gathered
     }
 
     fn look_ask(&self, unknown: &Unknown) -> StepAsk {

@@ -239,8 +239,8 @@ impl Inventory {
     /// What is said of a resource in an environment: all entries that match, together.
     pub fn describe(&self, uri: &str, environment: &str) -> Described {
         let mut out = Described::default();
-        let mut at: Vec<usize> =
-            self.patterns.matches(uri).into_iter().filter_map(|hit| self.owners.get(hit).copied()).collect();
+        let hits = spellings(uri).into_iter().flat_map(|uri| self.patterns.matches(uri));
+        let mut at: Vec<usize> = hits.filter_map(|hit| self.owners.get(hit).copied()).collect();
         at.sort_unstable();
         at.dedup();
         for entry in at.into_iter().filter_map(|at| self.entries.get(at)) {
@@ -266,7 +266,8 @@ impl Inventory {
 
     /// Whether `uri` holds backups of one of `changed`.
     pub fn is_backup_of(&self, uri: &str, changed: &[String]) -> bool {
-        self.backups.iter().any(|(these, of)| these.is_match(uri) && changed.iter().any(|other| of.is_match(other)))
+        let matches = |set: &GlobSet, uri: &str| spellings(uri).iter().any(|uri| set.is_match(uri));
+        self.backups.iter().any(|(these, of)| matches(these, uri) && changed.iter().any(|other| matches(of, other)))
     }
 
     /// What the calendar says of an instant.
@@ -323,6 +324,22 @@ impl Day {
     }
 }
 
+/// The ways in which one resource is named: a database is a file, and a file may be a database.
+fn spellings(uri: &str) -> Vec<String> {
+    let mut out = vec![uri.to_owned()];
+    if let Ok(resource) = uri.parse::<Resource>() {
+        let path = resource.path();
+        match resource.scheme() {
+            "file" => out.push(format!("sqlite:{path}")),
+            "sqlite" => out.extend([format!("file:{path}"), format!("sqlite:{path}")]),
+            "git" => out.extend([format!("file:{path}"), format!("git:{path}")]),
+            _ => {}
+        }
+    }
+    out.dedup();
+    out
+}
+
 fn glob(pattern: &str) -> Result<globset::Glob, InventoryError> {
     if !pattern.contains(':') {
         return Err(InventoryError(format!("{pattern:?} is no pattern over URIs, as file:/srv/app/**")));
@@ -361,6 +378,19 @@ mod tests {
         assert!(key.known && key.protected && key.boundary(Verb::Update) == Boundary::At);
         assert!(!inventory.describe("file:/srv/x", "production").protected);
         assert!(!inventory.describe("file:/other", "production").known);
+    }
+
+    #[test]
+    fn a_database_is_a_file_and_a_file_may_be_a_database() {
+        let file = Inventory::parse("[[resource]]\nmatch = [\"file:/srv/prot/**\"]\nprotected = true\n").unwrap();
+        assert!(file.describe("sqlite:/srv/prot/p.db#t", "e").protected);
+        let database =
+            Inventory::parse("[[resource]]\nmatch = [\"sqlite:/srv/shop.db*\"]\nprotected = true\n").unwrap();
+        assert!(database.describe("file:/srv/shop.db", "e").protected);
+        let text = "[[resource]]\nmatch = [\"file:/srv/backups/*\"]\ntype = \"backup\"\nbackup_of = [\"sqlite:/srv/shop.db*\"]\n";
+        let backups = Inventory::parse(text).unwrap();
+        assert!(backups.is_backup_of("file:/srv/backups/a", &["file:/srv/shop.db".to_owned()]));
+        assert!(!backups.is_backup_of("file:/srv/backups/a", &["file:/srv/other.db".to_owned()]));
     }
 
     #[test]

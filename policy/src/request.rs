@@ -35,6 +35,8 @@ pub struct StepFacts<'a> {
     pub assessed: &'a StepAssessment,
     /// What it may change, completely.
     pub writes: &'a [Resource],
+    /// What it reads.
+    pub reads: &'a [Resource],
     /// What it does beyond the changes that were seen.
     pub act: Option<&'a Act>,
     /// The words of a command.

@@ -25,7 +25,7 @@ pub(crate) fn touches(step: &StepFacts<'_>) -> Vec<Touch> {
     let mut out: Vec<Touch> = Vec::new();
     let acts_on_files = act.is_some_and(|act| act.on == Thing::File);
     if let Some(act) = act.filter(|_| !acts_on_files) {
-        out.push(plain(act.verb, act.on, act.named.clone()));
+        out.push(Touch::plain(act.verb, act.on, act.named.clone()));
     }
     let named = act.map(|act| act.named.as_str());
     for change in step.assessed.changes.iter().filter(|change| Some(change.resource.as_str()) != named) {
@@ -35,10 +35,10 @@ pub(crate) fn touches(step: &StepFacts<'_>) -> Vec<Touch> {
     if step.assessed.changes.is_empty() {
         let verb = act.filter(|_| acts_on_files).map_or(Verb::Update, |act| act.verb);
         let writes = step.writes.iter().filter(|write| Some(write.to_string().as_str()) != named);
-        out.extend(writes.map(|write| plain(verb, thing_of(write), write.to_string())));
+        out.extend(writes.map(|write| Touch::plain(verb, thing_of(write), write.to_string())));
     }
     if out.is_empty() {
-        out.push(plain(Verb::Inspect, Thing::File, String::new()));
+        out.push(Touch::plain(Verb::Inspect, Thing::File, String::new()));
     }
     out
 }
@@ -53,7 +53,7 @@ fn of_change(change: &ResourceChange) -> Vec<Touch> {
     let resource: Option<Resource> = change.resource.parse().ok();
     let thing = resource.as_ref().map_or(Thing::Infra, thing_of);
     let bytes = change.bytes.unwrap_or(0);
-    let touch = |verb| Touch { bytes, ..plain(verb, thing, change.resource.clone()) };
+    let touch = |verb| Touch { bytes, ..Touch::plain(verb, thing, change.resource.clone()) };
     let is_schema = resource.as_ref().and_then(Resource::fragment) == Some("sqlite_schema");
     match (change.change, change.rows) {
         (ChangeKind::Updated, None) if is_schema => vec![touch(Verb::Migrate)],
@@ -74,8 +74,11 @@ fn of_change(change: &ResourceChange) -> Vec<Touch> {
     }
 }
 
-fn plain(verb: Verb, thing: Thing, uri: String) -> Touch {
-    Touch { verb, thing, uri, rows: RowCount::default(), bytes: 0 }
+impl Touch {
+    /// A touch of which nothing more is known.
+    pub(crate) fn plain(verb: Verb, thing: Thing, uri: String) -> Self {
+        Self { verb, thing, uri, rows: RowCount::default(), bytes: 0 }
+    }
 }
 
 fn thing_of(resource: &Resource) -> Thing {

@@ -132,6 +132,7 @@ mod tests {
             ix: 0,
             assessed: &assessed,
             writes: &writes,
+            reads: &[],
             act: None,
             command: String::new(),
             has_checks: false,

@@ -57,6 +57,9 @@ pub struct StepAssessment {
     /// What share of the whole is deleted, where there is a whole; of several the worst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Share>,
+    /// Files that lie beneath what is declared and could be changed, where what will be changed could not be seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reaches: Vec<String>,
     /// Harm that needs no delete, where looking told it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hazards: Vec<Hazard>,
@@ -79,6 +82,7 @@ impl StepAssessment {
             pinned: Vec::new(),
             by_wildcard: false,
             share: None,
+            reaches: Vec::new(),
             hazards: Vec::new(),
             notes: Vec::new(),
         }

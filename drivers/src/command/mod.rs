@@ -279,7 +279,8 @@ impl Driver for Command {
             vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
         notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
         let planned = if priors.is_empty() { terraform::saved_plan(step)? } else { None };
-        let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
+        let mut unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
+        unseen.reaches = crate::reach::beneath(step)?;
         if let Some(planned) = planned {
             return Ok(StepAssessment {
                 fingerprints,

@@ -118,8 +118,9 @@ impl Driver for File {
             }
             assessment.confidence = Confidence::Simulated;
             assessment.notes.push(format!("acts on what step {} leaves", prior.id));
-            assessment.changes =
-                step.lowered.writes.iter().map(|r| changed(r.to_string(), ChangeKind::Updated)).collect();
+            let kind = if step.operation() == "delete" { ChangeKind::Deleted } else { ChangeKind::Updated };
+            assessment.changes = step.lowered.writes.iter().map(|r| changed(r.to_string(), kind)).collect();
+            assessment.reaches = crate::reach::beneath(step)?;
             return Ok(assessment);
         }
         let root = Root::open(&root_path).map_err(snapshot_failed)?;

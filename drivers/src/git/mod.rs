@@ -350,6 +350,7 @@ impl Driver for Git {
                 rows: None,
             };
             assessment.changes = step.lowered.writes.iter().map(of).collect();
+            assessment.reaches = crate::reach::beneath(step)?;
             return Ok(assessment);
         }
         // The time of a commit is fixed when the step is prepared; here only what it would hold counts.

@@ -108,9 +108,14 @@ pub(super) fn clauses(predicate: &Predicate) -> Result<Vec<Clause>, String> {
             let each: Vec<Vec<Clause>> = values()?.iter().map(|name| of_type(name)).collect::<Result<_, _>>()?;
             Ok(each.into_iter().flatten().collect())
         }
-        ("action.type", "startsWith") => of_prefix(&values()?.concat()),
+        ("action.type", "startsWith") => {
+            let each: Vec<Vec<Clause>> = values()?.iter().map(|value| of_prefix(value)).collect::<Result<_, _>>()?;
+            Ok(each.into_iter().flatten().collect())
+        }
         ("action.type", "matches") => {
-            let text = values()?.concat();
+            let values = values()?;
+            let [text] = values.as_slice() else { return Err("matches takes one expression".to_owned()) };
+            let text = text.clone();
             let plain = text.strip_suffix(".*").unwrap_or(&text).replace("\\.", ".");
             if let Some(words) = alternatives(&plain) {
                 let each: Vec<Vec<Clause>> = words.iter().map(|word| of_prefix(word)).collect::<Result<_, _>>()?;
@@ -130,8 +135,11 @@ pub(super) fn clauses(predicate: &Predicate) -> Result<Vec<Clause>, String> {
             Ok(vec![Clause::new(&verbs, &Thing::ALL, Takes::Nothing)])
         }
         ("action.resource", "glob" | "eq") => {
-            let pattern = Pattern::new(values()?.concat());
-            let any = |takes| {
+            let values = values()?;
+            if let Some(odd) = values.iter().find(|value| value.contains(['?', '{', '}', '[', ']', '!'])) {
+                return Err(format!("the pattern {odd:?} cannot be said: only * stands for anything"));
+            }
+            let any = |pattern: &Pattern, takes| {
                 let clause = Clause::new(&Verb::ALL, &Thing::ALL, takes);
                 match takes {
                     Takes::Command => Clause { command: Some(pattern.clone()), ..clause },
@@ -146,7 +154,11 @@ pub(super) fn clauses(predicate: &Predicate) -> Result<Vec<Clause>, String> {
                     }
                 }
             };
-            Ok(vec![any(Takes::Command), any(Takes::Branch), any(Takes::Path), any(Takes::Address)])
+            let each = |value: &String| {
+                let pattern = Pattern::new(value.as_str());
+                [Takes::Command, Takes::Branch, Takes::Path, Takes::Address].map(|takes| any(&pattern, takes))
+            };
+            Ok(values.iter().flat_map(each).collect())
         }
         ("action.type" | "action.operation" | "action.resource", other) => {
             Err(format!("no operator is called {other:?} for {}", predicate.field))

@@ -11,6 +11,9 @@ use serde::Serialize;
 use actions::{Clause, Pattern};
 use written::{Effect, Predicate, Written};
 
+/// Most rules of a file.
+const MAX_RULES: usize = 60;
+
 /// What came of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Imported {
@@ -48,6 +51,12 @@ pub fn safeclaw(text: &str, samples: &[String]) -> Result<Imported, String> {
     match written.default_effect {
         Effect::Deny => {}
         _ => out.refused.push("defaultEffect: here everything is denied that nothing allows".to_owned()),
+    }
+    if written.rules.len() > MAX_RULES {
+        return Err(format!(
+            "{} rules, and {MAX_RULES} are the most: each leaves out what earlier ones matched",
+            written.rules.len()
+        ));
     }
     let scope = scope(&written.types, &mut out.remarks);
     let mut rules: Vec<Rule> = Vec::new();

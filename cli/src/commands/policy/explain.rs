@@ -122,12 +122,14 @@ pub(super) fn explain(name: &str, home: &Home, output: &Output) -> Result<ExitCo
     let outcome = again(home, &home.drivers()?, &engine, &past)?;
     let same_rules = engine.digest() == past.decisions.bundle;
     let now = all(&outcome.decisions).nth(at);
+    let alike = now
+        .is_some_and(|now| (now.ruling, &now.rules, &now.needs) == (decision.ruling, &decision.rules, &decision.needs));
     let reproduced = now.is_some_and(|now| now.id == decision.id);
     let rules: Vec<serde_json::Value> = decision
         .rules
         .iter()
         .map(|id| {
-            let rule = engine.rule(id);
+            let rule = engine.rule(id).filter(|_| same_rules);
             serde_json::json!({"rule": id, "why": rule.map(|rule| rule.why.clone()), "file": rule.map(|rule| rule.file.clone())})
         })
         .collect();
@@ -145,7 +147,8 @@ pub(super) fn explain(name: &str, home: &Home, output: &Output) -> Result<ExitCo
             decision.score
         );
         for id in &decision.rules {
-            let why = engine.rule(id).map_or("", |rule| rule.why.as_str());
+            // Another bundle's text says nothing of this decision.
+            let why = engine.rule(id).filter(|_| same_rules).map_or("", |rule| rule.why.as_str());
             out.push_str(&format!("  {id}  {why}\n"));
         }
         if !decision.needs.is_empty() {
@@ -153,7 +156,8 @@ pub(super) fn explain(name: &str, home: &Home, output: &Output) -> Result<ExitCo
         }
         out.push_str(match (reproduced, same_rules) {
             (true, _) => "decided again from the kept documents: the same id\n",
-            (false, false) => "the policy changed since; with the rules in force it would be another decision\n",
+            (false, false) if alike => "the policy changed since; the rules in force decide the same\n",
+            (false, false) => "the policy changed since; the rules in force decide otherwise\n",
             (false, true) => {
                 "DECIDED AGAIN IT IS ANOTHER DECISION: the kept documents or this program are not what they were\n"
             }

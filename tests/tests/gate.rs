@@ -1,0 +1,121 @@
+//! Ways round the gate that a review found: each is refused now.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use serde_json::{Value, json};
+use tests::program::{Bench, Ran};
+
+fn bench(inventory: &str, files: &[&str]) -> Bench {
+    let bench = Bench::new();
+    bench.inventory(inventory);
+    for name in files {
+        let path = bench.path("world").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "x=1\n").unwrap();
+    }
+    bench
+}
+
+fn gate(bench: &Bench, session: &str, steps: Value) -> Ran {
+    let plan =
+        json!({"session": session, "agent": "tester", "environment": "test", "intent": "get round", "steps": steps});
+    let file = bench.sign(session, &plan);
+    bench.run(&["gate", file.to_str().unwrap()])
+}
+
+fn command(argv: &[&str], cwd: &str, writes: &[&str]) -> Value {
+    let mut with = json!({"argv": argv, "writes": writes});
+    if !cwd.is_empty() {
+        with["cwd"] = json!(cwd);
+    }
+    json!([{"id": "c", "uses": "command.run", "with": with}])
+}
+
+fn is_refused(ran: &Ran, code: &str) -> bool {
+    let found = ran.value["findings"].as_array().cloned().unwrap_or_default();
+    ran.code == 5 && found.iter().any(|finding| finding["code"] == code)
+}
+
+#[test]
+fn a_folder_hides_no_secret_no_protected_file_and_no_backup_in_it() {
+    let bench = bench(
+        "[[resource]]\nmatch = [\"file:/**/keys/**\"]\nprotected = true\n\
+         [[resource]]\nmatch = [\"file:/**/archive/**\"]\ntype = \"backup\"\n",
+        &["dir/.env", "dir/plain", "keys/k1", "archive/a"],
+    );
+    let edit = gate(&bench, "edit", command(&["sed", "-i", "s/1/2/", ".env"], "dir", &["dir"]));
+    assert!(is_refused(&edit, "policy-denied"), "{edit:?}");
+    let remove = gate(&bench, "remove", command(&["rm", "-r", "dir"], "", &["dir"]));
+    assert!(is_refused(&remove, "policy-denied"), "{remove:?}");
+    let protected = gate(&bench, "protected", command(&["mv", "keys", "keyz"], "", &["keys", "keyz"]));
+    assert!(is_refused(&protected, "policy-protected"), "{protected:?}");
+    let backup = gate(&bench, "backup", command(&["mv", "archive", "arch2"], "", &["archive", "arch2"]));
+    assert!(is_refused(&backup, "policy-own-way-back"), "{backup:?}");
+}
+
+#[test]
+fn a_step_before_it_hides_nothing_either() {
+    let bench = bench("", &["dir/.env"]);
+    let steps = json!([
+        {"id": "first", "uses": "file.write", "with": {"path": "dir/zz", "content": "x\n"}},
+        {"id": "then", "uses": "file.move", "with": {"from": "dir", "to": "dir2"}, "needs": ["first"]}
+    ]);
+    let ran = gate(&bench, "moved", steps);
+    assert!(is_refused(&ran, "policy-denied"), "{ran:?}");
+}
+
+#[test]
+fn a_secret_is_not_copied_to_where_everybody_reads_it() {
+    let bench = bench("", &["dir/.env"]);
+    let ran = gate(
+        &bench,
+        "copy",
+        json!([{"id": "c", "uses": "file.copy", "with": {"from": "dir/.env", "to": "public.txt"}}]),
+    );
+    assert!(is_refused(&ran, "policy-denied"), "{ran:?}");
+}
+
+#[test]
+fn a_delete_counts_what_lies_beneath_and_what_a_step_before_it_touched() {
+    let limit = "[[limit]]\nname = \"deletes\"\nper = \"agent\"\nat_most = 1\nverbs = [\"delete\"]\n";
+    let bench = bench(limit, &["tree/a", "tree/b", "one"]);
+    let tree = gate(&bench, "tree", command(&["rm", "-rf", "tree"], "", &["tree"]));
+    assert!(is_refused(&tree, "limit"), "{tree:?}");
+    let steps = json!([
+        {"id": "mode", "uses": "file.chmod", "with": {"path": "one", "mode": "0600"}},
+        {"id": "gone", "uses": "file.delete", "with": {"paths": ["one"]}, "needs": ["mode"]},
+        {"id": "more", "uses": "file.delete", "with": {"paths": ["tree/a"]}}
+    ]);
+    let both = gate(&bench, "both", steps);
+    assert!(is_refused(&both, "limit"), "{both:?}");
+}
+
+#[test]
+fn what_was_rolled_back_is_nobodys_own() {
+    let limit = "[[limit]]\nname = \"deletes\"\nper = \"agent\"\nat_most = 0\nverbs = [\"delete\"]\n";
+    let bench = bench(limit, &[]);
+    let write = json!({"session": "own", "agent": "tester", "environment": "test", "intent": "make",
+        "steps": [{"id": "w", "uses": "file.write", "with": {"path": "r", "content": "x\n"}}],
+        "checks": [{"uses": "file.absent", "with": {"path": "r"}}]});
+    let manifest = bench.gated("own", &write);
+    assert_eq!(bench.run(&["run", &manifest]).code, 4);
+    std::fs::write(bench.path("world/r"), "a person's\n").unwrap();
+    let ran = gate(&bench, "own", json!([{"id": "d", "uses": "file.delete", "with": {"paths": ["r"]}}]));
+    assert!(is_refused(&ran, "limit"), "{ran:?}");
+}
+
+#[test]
+fn people_for_an_unknown_check_stand_in_the_decisions() {
+    let bench = bench("", &["a"]);
+    let root = bench.path("world").canonicalize().unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{root:?}]\nallow_irreversible = true\n"));
+    let steps = json!([{"id": "w", "uses": "file.write", "with": {"path": "a", "content": "y\n"},
+        "verify": [{"uses": "command.succeeds", "with": {"argv": ["sh", "-c", "true"]}}]}]);
+    let ran = gate(&bench, "look", steps);
+    assert_eq!((ran.code, &ran.value["people"]), (6, &json!(2)), "{ran:?}");
+    let documents = std::fs::read_dir(bench.path("state/documents")).unwrap().flatten();
+    let decisions: Value = documents
+        .filter_map(|entry| serde_json::from_slice::<Value>(&std::fs::read(entry.path()).ok()?).ok())
+        .find(|it| it["phase"] == "gate")
+        .unwrap();
+    assert_eq!(decisions["plan"]["rules"], json!(["NEED-unknown-check/1"]), "{decisions}");
+}
