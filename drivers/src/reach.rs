@@ -30,3 +30,20 @@ pub(crate) fn beneath(step: &StepSpec) -> Result<Vec<String>, DriverError> {
     }
     Ok(out)
 }
+
+/// Refuses what lies inside a repository that has no work tree: its hooks are run by whoever pushes to it, its refs are git's.
+pub(crate) fn refuse_repository(step: &StepSpec) -> Result<(), DriverError> {
+    for resource in step.lowered.writes.iter().filter(|resource| resource.scheme() == "file") {
+        let found = place(resource.path(), &step.facts).map_err(DriverError::Refused)?;
+        for folder in found.relative.ancestors().skip(1) {
+            let folder = found.root.join(folder);
+            let is_repository =
+                folder.join("HEAD").is_file() && folder.join("objects").is_dir() && folder.join("refs").is_dir();
+            if is_repository {
+                let text = format!("{} lies inside the repository {}", resource.path(), folder.display());
+                return Err(DriverError::Refused(text));
+            }
+        }
+    }
+    Ok(())
+}

@@ -119,3 +119,18 @@ fn people_for_an_unknown_check_stand_in_the_decisions() {
         .unwrap();
     assert_eq!(decisions["plan"]["rules"], json!(["NEED-unknown-check/1"]), "{decisions}");
 }
+
+#[test]
+fn a_hook_of_a_bare_repository_is_nobodys_file() {
+    let bench = bench("", &["bare.git/HEAD", "bare.git/objects/x", "bare.git/refs/x"]);
+    for (session, path) in
+        [("hook", "bare.git/hooks/pre-receive"), ("ref", "bare.git/refs/heads/main"), ("config", "bare.git/config")]
+    {
+        let steps = json!([{"id": "w", "uses": "file.write", "with": {"path": path, "content": "#!/bin/sh\n", "mode": "0755"}}]);
+        let ran = gate(&bench, session, steps);
+        assert!(is_refused(&ran, "probe-failed"), "{path}: {ran:?}");
+    }
+    let by_command =
+        gate(&bench, "command", command(&["cp", "bare.git/HEAD", "bare.git/hooks"], "", &["bare.git/hooks"]));
+    assert!(is_refused(&by_command, "probe-failed"), "{by_command:?}");
+}

@@ -273,6 +273,7 @@ impl Kind for Command {
 impl Driver for Command {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
         words::look_where_they_lead(step, &step.params()?)?;
+        crate::reach::refuse_repository(step)?;
         let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
         let fingerprints = if priors.is_empty() { look(step)? } else { BTreeMap::new() };
         let mut notes =

@@ -109,6 +109,7 @@ impl Kind for File {
 
 impl Driver for File {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
+        crate::reach::refuse_repository(step)?;
         let (root_path, paths) = lower::scope_of(step)?;
         let mut assessment = assessment(step);
         if let [prior, ..] = priors {
@@ -147,6 +148,7 @@ impl Driver for File {
     }
 
     fn prepare(&self, step: &StepSpec, _scope: &Scope) -> Result<BeforeImage, DriverError> {
+        crate::reach::refuse_repository(step)?;
         let (root, paths) = self.scope(step)?;
         let (snapshot, tree) = self.store.capture(&root, &paths, None).map_err(snapshot_failed)?;
         let read = |path: &Path| self.stored(&snapshot, path);
