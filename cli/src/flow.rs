@@ -82,6 +82,8 @@ pub(crate) struct Gated {
     pub(crate) manifest: Manifest,
     pub(crate) assessment: Assessment,
     pub(crate) decisions: Decisions,
+    /// What the shadow bundle would decide otherwise.
+    pub(crate) shadow: Vec<String>,
 }
 
 /// Check, assess, decide, sign. A refusal is a record like any other.

@@ -58,6 +58,7 @@ pub(crate) fn decide(
     let outcome = policy::decide(&engine, &request, "gate");
     refuse_denied(&outcome)?;
     refuse_over(home, records, &entries, &request, &planned.plan.session, outcome.used.clone())?;
+    let shadow = shadow(home, &request, &outcome);
     let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
     let names = (engine.digest(), site.digest(), Digest::of(&decisions_bytes));
     let manifest = manifest(&planned, &request, &outcome, signer, trust, names)?;
@@ -74,7 +75,28 @@ pub(crate) fn decide(
     home.keep(manifest.decisions, &decisions_bytes)?;
     home.keep(manifest_digest, &envelope.to_json())?;
     home.note(RecordBody::Gated { plan: digest, manifest: manifest_digest, assessment: request.assessment })?;
-    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions })
+    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions, shadow })
+}
+
+/// What the bundle in the folder `shadow` would decide otherwise, in a line each. It reports and decides nothing: not even its errors refuse.
+fn shadow(home: &Home, request: &Request<'_>, outcome: &Outcome) -> Vec<String> {
+    let folder = home.path("shadow");
+    if !folder.is_dir() {
+        return Vec::new();
+    }
+    let engine = match rules::read(&folder).and_then(|bundle| bundle.engine().map_err(rules::refuse)) {
+        Ok(engine) => engine,
+        Err(problem) => return vec![problem.title],
+    };
+    let other = policy::decide(&engine, request, "gate");
+    let said = |decision: &schemas::Decision| format!("{} {}", decision.ruling.as_str(), decision.needs.join(" "));
+    let real = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]);
+    let pairs = real.zip(other.decisions.steps.iter().chain([&other.decisions.plan]));
+    let different = pairs.filter(|(real, other)| said(real) != said(other)).map(|(real, other)| {
+        let step = if real.step.is_empty() { "the plan as a whole" } else { &real.step };
+        format!("{step}: {} here, {} there, by {}", said(real).trim(), said(other).trim(), other.rules.join(" "))
+    });
+    different.collect()
 }
 
 fn refuse_denied(outcome: &Outcome) -> Result<(), Problem> {

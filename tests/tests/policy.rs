@@ -130,3 +130,22 @@ fn a_candidate_bundle_tells_which_decisions_would_be_different() {
     assert_eq!(ran.value["different"][0]["after"], json!("hold"), "{ran:?}");
     assert_eq!(ran.value["different"][0]["rules"], json!("NEED-all/1"));
 }
+
+#[test]
+fn a_shadow_bundle_reports_and_decides_nothing() {
+    let bench = Bench::new();
+    let folder = bench.path("state/shadow/policies");
+    std::fs::create_dir_all(&folder).unwrap();
+    let rules = "@id(\"ALL/1\") permit (principal, action, resource);\n\
+        @id(\"NEED-all/1\") @need(\"approvals>=1\") @why(\"all\")\n\
+        forbid (principal, action in Backout::Action::\"mutate\", resource) unless { context.evidence.approvals >= 1 };";
+    std::fs::write(folder.join("x.cedar"), rules).unwrap();
+    let plan = bench.sign("w", &write("a"));
+    let ran = bench.run(&["gate", plan.to_str().unwrap()]);
+    assert_eq!((ran.code, &ran.value["verdict"]), (0, &json!("allow")), "{ran:?}");
+    assert_eq!(ran.value["shadow"], json!(["w: allow here, hold approvals>=1 there, by NEED-all/1"]));
+    std::fs::write(folder.join("x.cedar"), "permit (principal").unwrap();
+    let ran = bench.run(&["gate", plan.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.value["shadow"][0].as_str().unwrap().contains("x.cedar"), "{ran:?}");
+}

@@ -30,6 +30,8 @@ struct Issued<'a> {
     role: &'a str,
     expires: String,
     blast: &'a schemas::Blast,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    shadow: &'a [String],
     decisions: &'a [schemas::Decision],
 }
 
@@ -45,6 +47,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         role: &manifest.approvals.role,
         expires: manifest.expires.to_string(),
         blast: &gated.decisions.blast,
+        shadow: &gated.shadow,
         decisions: if gated.decisions.steps.len() <= 1_000 { &gated.decisions.steps } else { &[] },
     };
     output.result(&issued, || {
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         }
         out.push_str(&gated.decisions.blast.line());
         out.push('\n');
+        gated.shadow.iter().for_each(|line| out.push_str(&format!("the shadow bundle decides otherwise: {line}\n")));
         let short = gated.digest.short();
         out.push_str(&match manifest.approvals.people {
             0 => match &args.replay {
