@@ -99,6 +99,9 @@ pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Ga
     }
     let corrects = replay.map(|name| corrected(home, name, &read.plan)).transpose()?;
     let records = records(&home.journal()?)?;
+    if let Some(key) = &read.plan.idempotency_key {
+        judge::refuse_repeated(&records, key, &signer.owner, read.digest)?;
+    }
     let outcome = votes::refuse_rejected(&records, read.digest)
         .and_then(|()| judge::decide(home, &records, &read, &signer, trust.document(), bytes, corrects.as_ref()));
     if let Err(problem) = &outcome

@@ -74,7 +74,13 @@ pub(crate) fn decide(
     home.keep(request.assessment, &assessment_bytes)?;
     home.keep(manifest.decisions, &decisions_bytes)?;
     home.keep(manifest_digest, &envelope.to_json())?;
-    home.note(RecordBody::Gated { plan: digest, manifest: manifest_digest, assessment: request.assessment })?;
+    let key = read.plan.idempotency_key.clone().map(|key| (signer.owner.clone(), key));
+    home.note(RecordBody::Gated {
+        plan: digest,
+        manifest: manifest_digest,
+        assessment: request.assessment,
+        request: key,
+    })?;
     Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions, shadow })
 }
 
@@ -97,6 +103,31 @@ fn shadow(home: &Home, request: &Request<'_>, outcome: &Outcome) -> Vec<String> 
         format!("{step}: {} here, {} there, by {}", said(real).trim(), said(other).trim(), other.rules.join(" "))
     });
     different.collect()
+}
+
+/// Two plans with one key of one agent are one request: another plan is refused, and so is one that ran, under whichever manifest.
+pub(crate) fn refuse_repeated(records: &[Record], key: &str, agent: &str, plan: Digest) -> Result<(), Problem> {
+    let refuse = |detail: String| {
+        let hint = "backout status tells how it ended; a new request gets a new key";
+        let finding =
+            Finding::error(Code::IDEMPOTENCY, "/idempotency_key", detail, hint).for_whom(WhoCanAct::Retryable);
+        Err(Problem::findings(ExitCode::Refused, "the request was made before", vec![finding], "backout status"))
+    };
+    for record in records {
+        let RecordBody::Gated { plan: seen, manifest, request: Some((owner, used)), .. } = &record.fact else {
+            continue;
+        };
+        if owner != agent || used != key {
+            continue;
+        }
+        if *seen != plan {
+            return refuse(format!("{key:?} was used for plan {}, and this is another one", seen.short()));
+        }
+        if records.iter().any(|record| used_by(&record.fact) == Some(*manifest)) {
+            return refuse(format!("{key:?} was used for this plan, which ran already"));
+        }
+    }
+    Ok(())
 }
 
 fn refuse_denied(outcome: &Outcome) -> Result<(), Problem> {
@@ -255,6 +286,9 @@ fn ask_again(
     let Some(signer) = plan.signers().first() else {
         return Err(Problem::identity("the plan is not signed", "backout plan sign PLAN --as AGENT"));
     };
+    if let Some(key) = &plan.document().idempotency_key {
+        refuse_repeated(records, key, &signer.owner, manifest.plan)?;
+    }
     let site = home.site()?;
     let gate_facts = site.gate_facts(&manifest.environment, home.own())?;
     let entries = ledger::entries(records);

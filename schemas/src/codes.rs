@@ -76,6 +76,8 @@ impl Code {
     pub const POLICY_EVIDENCE: Self = Self("policy-evidence");
     /// The policy does not load, or a rule failed while it was evaluated.
     pub const POLICY_ERROR: Self = Self("policy-error");
+    /// An idempotency key was used for another plan, or for one that ran.
+    pub const IDEMPOTENCY: Self = Self("idempotency");
     /// A limit would be exceeded.
     pub const LIMIT: Self = Self("limit");
     /// Approvals are missing.
@@ -149,6 +151,7 @@ impl Code {
         Self::POLICY_BOUNDARY,
         Self::POLICY_EVIDENCE,
         Self::POLICY_ERROR,
+        Self::IDEMPOTENCY,
         Self::LIMIT,
         Self::APPROVALS_MISSING,
         Self::APPROVAL_MANIFEST,

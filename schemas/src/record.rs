@@ -96,7 +96,14 @@ pub enum RecordBody {
     /// An operator raised a limit for a session, an agent or an environment.
     LimitRaised { limit: String, subject: String, by: u64, expires: Timestamp, document: Digest, owner: String },
     /// The gate signed a manifest.
-    Gated { plan: Digest, manifest: Digest, assessment: Digest },
+    Gated {
+        plan: Digest,
+        manifest: Digest,
+        assessment: Digest,
+        /// The agent and its key for the request: a second plan with both is the same request, or none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        request: Option<(String, String)>,
+    },
     /// A person spoke.
     Approved { manifest: Digest, approval: Digest, owner: String, nonce: String, reject: bool },
     /// A run began.

@@ -178,6 +178,11 @@ fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
     let done = bench.gated("done", &plan(json!([write("w", "x")])));
     assert_eq!(bench.run(&["run", &done]).code, 0);
     note("stale", &bench.run(&["run", &done]));
+    let mut keyed = plan(json!([write("k", "keyed")]));
+    keyed["idempotency_key"] = json!("once");
+    assert_eq!(bench.run(&["gate", bench.sign("k1", &keyed).to_str().unwrap()]).code, 0);
+    keyed["intent"] = json!("another");
+    note("idempotency", &bench.run(&["gate", bench.sign("k2", &keyed).to_str().unwrap()]));
     std::fs::write(bench.path("world/x"), "mine\n").unwrap();
     note("clobber", &bench.run(&["undo", "s"]));
     let held = bench.gated("held", &plan(json!([{"id": "f", "uses": "command.run", "with": {"argv": ["false"]}}])));

@@ -149,3 +149,23 @@ fn a_shadow_bundle_reports_and_decides_nothing() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.value["shadow"][0].as_str().unwrap().contains("x.cedar"), "{ran:?}");
 }
+
+#[test]
+fn two_plans_with_one_idempotency_key_are_one_request() {
+    let bench = Bench::new();
+    let keyed = |name: &str, path: &str| {
+        let mut plan = write(path);
+        plan["idempotency_key"] = json!("request-7");
+        let file = bench.sign(name, &plan);
+        bench.run(&["gate", file.to_str().unwrap()])
+    };
+    let gated = |ran: &tests::program::Ran| ran.value["manifest"].as_str().unwrap().to_owned();
+    let (first, second) = (gated(&keyed("one", "a")), gated(&keyed("one", "a")));
+    let other = keyed("two", "b");
+    assert_eq!((other.code, other.value["type"].as_str()), (5, Some("idempotency")), "{other:?}");
+    assert_eq!(bench.run(&["run", &second]).code, 0);
+    let twice = bench.run(&["run", &first]);
+    assert_eq!((twice.code, twice.value["type"].as_str()), (5, Some("idempotency")), "{twice:?}");
+    let again = keyed("one", "a");
+    assert_eq!((again.code, again.value["type"].as_str()), (5, Some("idempotency")), "{again:?}");
+}
