@@ -133,6 +133,24 @@ pub(crate) fn nonce() -> Result<String, Problem> {
     Ok(bits.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// A manifest that the gate issued, as the log names it: its signature is verified as of an instant.
+pub(crate) fn issued(
+    home: &Home,
+    trust: &TrustRoot,
+    digest: Digest,
+    at: Timestamp,
+) -> Result<Verified<Statement<Manifest>>, Problem> {
+    let envelope = Envelope::from_json(&home.document(digest)?)
+        .map_err(|error| Problem::identity(chain(&error), "backout gate PLAN"))?;
+    let verified: Verified<Statement<Manifest>> = envelope.verify(trust, &Role::Gate, at).map_err(|error| {
+        Problem::identity(format!("the manifest's signature is not good: {}", chain(&error)), "backout gate PLAN")
+    })?;
+    if verified.digest() != digest {
+        return Err(Problem::identity("the manifest is not the one that the log names", "backout gate PLAN"));
+    }
+    Ok(verified)
+}
+
 /// Finds the one kept manifest whose digest starts with `name`, or the newest of a session of that name.
 pub(crate) fn find_manifest(
     records: &[Record],
@@ -148,18 +166,7 @@ pub(crate) fn find_manifest(
     let used: std::collections::HashSet<Digest> = records.iter().filter_map(|record| used_by(&record.fact)).collect();
     let mut by_session: Option<(Digest, Verified<Statement<Manifest>>)> = None;
     for digest in gated {
-        let envelope = Envelope::from_json(&home.document(digest)?)
-            .map_err(|error| Problem::identity(chain(&error), "backout gate PLAN"))?;
-        let verified: Verified<Statement<Manifest>> =
-            envelope.verify(trust.document(), &Role::Gate, Timestamp::now()).map_err(|error| {
-                Problem::identity(
-                    format!("the manifest's signature is not good: {}", chain(&error)),
-                    "backout gate PLAN",
-                )
-            })?;
-        if verified.digest() != digest {
-            return Err(Problem::identity("the manifest is not the one that the log names", "backout gate PLAN"));
-        }
+        let verified = issued(home, trust.document(), digest, Timestamp::now())?;
         if wanted.len() >= 8 && digest.hex().starts_with(wanted) {
             return Ok((digest, verified));
         }

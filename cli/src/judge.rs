@@ -15,7 +15,8 @@ use schemas::{
 use crate::flow::{Gated, Opening, ReadPlan, check, find_manifest, load, nonce, used_by};
 use crate::home::Home;
 use crate::look::{Corrected, assess, unknown_commands};
-use crate::problem::Problem;
+use crate::problem::{Problem, chain};
+use crate::site::Site;
 use crate::{ledger, rules, votes};
 
 /// How long a manifest may be run after it was issued.
@@ -57,7 +58,7 @@ pub(crate) fn decide(
     };
     let outcome = policy::decide(&engine, &request, "gate");
     refuse_denied(&outcome)?;
-    refuse_over(home, records, &entries, &request, &planned.plan.session, outcome.used.clone())?;
+    refuse_over(home, records, trust, &entries, &request, &planned.plan.session, outcome.used.clone())?;
     let shadow = shadow(home, &request, &outcome);
     let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
     let names = (engine.digest(), site.digest(), Digest::of(&decisions_bytes));
@@ -172,12 +173,12 @@ pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessmen
 fn refuse_over(
     home: &Home,
     records: &[Record],
+    trust: &TrustRoot,
     entries: &[policy::Entry],
     request: &Request<'_>,
     session: &str,
     used: Vec<Used>,
 ) -> Result<(), Problem> {
-    let trust = home.trust()?;
     let plan = policy::Entry {
         time: request.now,
         session: session.to_owned(),
@@ -185,7 +186,7 @@ fn refuse_over(
         environment: request.site.environment.clone(),
         used,
     };
-    let raises = ledger::raises(home, records, trust.document())?;
+    let raises = ledger::raises(home, records, trust)?;
     let findings = policy::over(request.site.inventory.limits(), entries, &raises, &plan, request.now);
     if findings.is_empty() {
         return Ok(());
@@ -261,68 +262,85 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
         return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
     }
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
-    let (reserved, warden) = ask_again(home, drivers, records, engine, &manifest, &loaded, people, now)?;
+    let asked = Asked { home, drivers, records, trust: trust.document(), site: &site, manifest: &manifest, now };
+    let (reserved, warden) = asked.again(engine, &loaded, people)?;
     Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, warden })
 }
 
-/// The second question: with what people said, now. Every step must be allowed, not just held.
-#[allow(clippy::too_many_arguments)]
-fn ask_again(
-    home: &Home,
-    drivers: &DriverSet,
-    records: &[Record],
-    engine: policy::Engine,
-    manifest: &Manifest,
-    loaded: &Loaded,
-    people: People,
+/// What a manifest is held against when it is about to run, read once.
+struct Asked<'a> {
+    home: &'a Home,
+    drivers: &'a DriverSet,
+    records: &'a [Record],
+    trust: &'a TrustRoot,
+    site: &'a Site,
+    manifest: &'a Manifest,
     now: Timestamp,
-) -> Result<(Vec<Used>, Arc<dyn executor::Warden>), Problem> {
-    let trust = home.trust()?;
-    let plan = Envelope::from_json(&home.document(manifest.plan)?)
-        .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout gate PLAN"))?;
-    let plan: schemas::Verified<schemas::Plan> = plan
-        .verify(trust.document(), &Role::Agent, now)
-        .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout plan sign PLAN --as AGENT"))?;
-    let Some(signer) = plan.signers().first() else {
-        return Err(Problem::identity("the plan is not signed", "backout plan sign PLAN --as AGENT"));
-    };
-    if let Some(key) = &plan.document().idempotency_key {
-        refuse_repeated(records, key, &signer.owner, manifest.plan)?;
+}
+
+impl Asked<'_> {
+    /// The plan as its agent signed it, by the name that the manifest has for it.
+    fn plan(&self) -> Result<(schemas::Signer, schemas::Verified<schemas::Plan>), Problem> {
+        let bad = |text: String| Problem::identity(text, "backout plan sign PLAN --as AGENT, then backout gate PLAN");
+        let envelope =
+            Envelope::from_json(&self.home.document(self.manifest.plan)?).map_err(|error| bad(chain(&error)))?;
+        let plan: schemas::Verified<schemas::Plan> =
+            envelope.verify(self.trust, &Role::Agent, self.now).map_err(|error| bad(chain(&error)))?;
+        if plan.digest() != self.manifest.plan {
+            return Err(bad("the kept plan is not the one that the manifest names".to_owned()));
+        }
+        match plan.signers().first().cloned() {
+            Some(signer) if signer.owner == self.manifest.requester => Ok((signer, plan)),
+            _ => Err(bad(format!("the kept plan is not signed by {} any more", self.manifest.requester))),
+        }
     }
-    let site = home.site()?;
-    let gate_facts = site.gate_facts(&manifest.environment, home.own())?;
-    let entries = ledger::entries(records);
-    let request = Request {
-        plan: manifest.plan,
-        assessment: manifest.assessment,
-        principal: principal(trust.document(), signer),
-        site: &gate_facts,
-        now,
-        session: ledger::session(&entries, &manifest.session, gate_facts.inventory.mode()),
-        people,
-        own_resources: ledger::made_by(records, &manifest.session, &signer.owner, &manifest.environment),
-        unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, drivers),
-        steps: step_facts(&loaded.steps, &loaded.assessed),
-    };
-    let outcome = policy::decide(&engine, &request, "run");
-    refuse_denied(&outcome)?;
-    let held = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]).find(|it| it.ruling == Ruling::Hold);
-    if let Some(held) = held {
-        let detail = format!("{} is needed by {}", held.needs.join(", "), held.rules.join(", "));
-        let hint = "backout gate PLAN: the need came up after the gate decided";
-        let finding = Finding::error(Code::APPROVALS_MISSING, "", detail, hint)
-            .of_step(&held.step)
-            .for_whom(WhoCanAct::NeedsApproval);
-        return Err(Problem::findings(
-            ExitCode::Waiting,
-            "the run may not start yet",
-            vec![finding],
-            "backout gate PLAN",
-        ));
+
+    /// The second question: with what people said, now. Every step must be allowed, not just held.
+    fn again(
+        &self,
+        engine: policy::Engine,
+        loaded: &Loaded,
+        people: People,
+    ) -> Result<(Vec<Used>, Arc<dyn executor::Warden>), Problem> {
+        let Self { home, records, manifest, .. } = *self;
+        let (signer, plan) = self.plan()?;
+        if let Some(key) = &plan.document().idempotency_key {
+            refuse_repeated(records, key, &signer.owner, manifest.plan)?;
+        }
+        let gate_facts = self.site.gate_facts(&manifest.environment, home.own())?;
+        let entries = ledger::entries(records);
+        let request = Request {
+            plan: manifest.plan,
+            assessment: manifest.assessment,
+            principal: principal(self.trust, &signer),
+            site: &gate_facts,
+            now: self.now,
+            session: ledger::session(&entries, &manifest.session, gate_facts.inventory.mode()),
+            people,
+            own_resources: ledger::made_by(records, &manifest.session, &signer.owner, &manifest.environment),
+            unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, self.drivers),
+            steps: step_facts(&loaded.steps, &loaded.assessed),
+        };
+        let outcome = policy::decide(&engine, &request, "run");
+        refuse_denied(&outcome)?;
+        let held = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]).find(|it| it.ruling == Ruling::Hold);
+        if let Some(held) = held {
+            let detail = format!("{} is needed by {}", held.needs.join(", "), held.rules.join(", "));
+            let hint = "backout gate PLAN: the need came up after the gate decided";
+            let finding = Finding::error(Code::APPROVALS_MISSING, "", detail, hint)
+                .of_step(&held.step)
+                .for_whom(WhoCanAct::NeedsApproval);
+            return Err(Problem::findings(
+                ExitCode::Waiting,
+                "the run may not start yet",
+                vec![finding],
+                "backout gate PLAN",
+            ));
+        }
+        refuse_over(home, records, self.trust, &entries, &request, &manifest.session, outcome.used.clone())?;
+        let watch = policy::Watch::new(engine, outcome.asks, gate_facts.inventory.clone());
+        Ok((outcome.used, Arc::new(OnDuty(watch))))
     }
-    refuse_over(home, records, &entries, &request, &manifest.session, outcome.used.clone())?;
-    let watch = policy::Watch::new(engine, outcome.asks, gate_facts.inventory.clone());
-    Ok((outcome.used, Arc::new(OnDuty(watch))))
 }
 
 /// The policy while a run goes on: asked again with the clock and the calendar of the moment.

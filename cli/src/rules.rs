@@ -8,7 +8,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use policy::{Bundle, Engine, Listing};
-use schemas::{Code, Document as _, Envelope, ExitCode, Record, RecordBody, Role, SecretKey, TrustRoot};
+use schemas::{Code, Document as _, Envelope, ExitCode, Record, RecordBody, Role, SecretKey, TrustRoot, Verified};
 
 use crate::home::{Home, write_durably};
 use crate::problem::{Problem, chain};
@@ -64,13 +64,11 @@ pub(crate) fn read(folder: &Path) -> Result<Bundle, Problem> {
 }
 
 /// The signed list of a bundle in a folder, verified.
-fn listing(folder: &Path, trust: &TrustRoot) -> Result<Listing, Problem> {
+fn listing(folder: &Path, trust: &TrustRoot) -> Result<Verified<Listing>, Problem> {
     let path = folder.join(LIST);
     let bytes = std::fs::read(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))?;
     let envelope = Envelope::from_json(&bytes).map_err(|error| refuse(chain(&error)))?;
-    let verified =
-        envelope.verify::<Listing>(trust, &Role::Policy, Timestamp::now()).map_err(|error| refuse(chain(&error)))?;
-    Ok(verified.into_document())
+    envelope.verify(trust, &Role::Policy, Timestamp::now()).map_err(|error| refuse(chain(&error)))
 }
 
 /// The newest bundle that the log has seen in force.
@@ -85,9 +83,9 @@ fn pinned(records: &[Record]) -> Option<(u64, schemas::Digest)> {
 pub(crate) fn in_force(home: &Home, records: &[Record], trust: &TrustRoot) -> Result<Engine, Problem> {
     let folder = home.path("policy");
     let bundle = read(&folder)?;
-    let listing = listing(&folder, trust)?;
-    bundle.check(&listing).map_err(refuse)?;
-    let digest = schemas::Digest::of(&serde_json::to_vec(&listing).unwrap_or_default());
+    let signed = listing(&folder, trust)?;
+    let (listing, digest) = (signed.document(), signed.digest());
+    bundle.check(listing).map_err(refuse)?;
     match pinned(records) {
         Some((serial, _)) if listing.serial < serial => {
             return Err(refuse(format!("its serial is {}, and {serial} was in force already", listing.serial)));

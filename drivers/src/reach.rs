@@ -2,8 +2,10 @@
 //!
 //! Must never leave a file out: the policy judges each that the inventory speaks of.
 
+use std::path::Path;
+
 use kernel::{DriverError, StepSpec};
-use snapshots::{Node, Root, scan};
+use snapshots::{Node, Root, Tree, scan};
 
 use crate::paths::{place, snapshot_failed};
 
@@ -17,18 +19,20 @@ pub(crate) fn beneath(step: &StepSpec) -> Result<Vec<String>, DriverError> {
         let found = place(resource.path(), &step.facts).map_err(DriverError::Refused)?;
         let root = Root::open(&found.root).map_err(snapshot_failed)?;
         let tree = scan(&root, std::slice::from_ref(&found.relative), None).map_err(snapshot_failed)?;
-        let inside = tree
-            .entries
-            .iter()
-            .filter(|entry| entry.exists() && entry.path != found.relative && entry.node != Node::Folder);
-        out.extend(inside.map(|entry| format!("file:{}", found.root.join(&entry.path).display())));
-        if out.len() > MAX_REACHED {
-            let text =
-                format!("more than {MAX_REACHED} files lie beneath its declared writes: declare them more narrowly");
-            return Err(DriverError::Refused(text));
-        }
+        note(&mut out, &found.root, &found.relative, &tree)?;
     }
     Ok(out)
+}
+
+/// Adds the files of a declared path that was scanned.
+pub(crate) fn note(out: &mut Vec<String>, root: &Path, path: &Path, tree: &Tree) -> Result<(), DriverError> {
+    let inside = tree.entries.iter().filter(|entry| entry.exists() && entry.path != path && entry.node != Node::Folder);
+    out.extend(inside.map(|entry| format!("file:{}", root.join(&entry.path).display())));
+    if out.len() > MAX_REACHED {
+        let text = format!("more than {MAX_REACHED} files lie beneath its declared writes: declare them more narrowly");
+        return Err(DriverError::Refused(text));
+    }
+    Ok(())
 }
 
 /// Refuses what lies inside a repository that has no work tree: its hooks are run by whoever pushes to it, its refs are git's.

@@ -6,7 +6,7 @@ use schemas::{Blast, Class, Hazard, Share, Verb};
 
 use crate::ask::{Risk, Tier};
 use crate::inventory::Described;
-use crate::touch::Touch;
+use crate::touch::Known;
 
 /// Points of each hazard.
 const HAZARD: u64 = 60;
@@ -15,17 +15,10 @@ const HAZARD: u64 = 60;
 const DEPENDENT: u64 = 4;
 
 /// Adds what one touch reaches.
-pub(crate) fn reach(
-    blast: &mut Blast,
-    touch: &Touch,
-    described: &Described,
-    class: Class,
-    environment: &str,
-    tier: Tier,
-) {
-    let thing = described.thing.unwrap_or(touch.thing);
+pub(crate) fn reach(blast: &mut Blast, known: &Known, class: Class, environment: &str, tier: Tier) {
+    let Known { touch, described } = known;
     let sensitive = is_sensitive(described, tier);
-    let counts = blast.resources.entry(thing).or_default();
+    let counts = blast.resources.entry(known.thing()).or_default();
     match touch.verb {
         Verb::Inspect => {}
         Verb::Create => counts.created += 1,
@@ -126,6 +119,7 @@ mod tests {
     use schemas::RowCount;
 
     use super::*;
+    use crate::touch::Touch;
 
     fn verbs() -> impl Strategy<Value = Verb> {
         proptest::sample::select(Verb::ALL.to_vec())
@@ -158,15 +152,16 @@ mod tests {
         )
     }
 
-    fn touch((verb, _, _, (updated, deleted, bytes)): &Part) -> Touch {
+    fn touched((verb, described, _, (updated, deleted, bytes)): &Part) -> Known {
         let rows = RowCount { inserted: 0, updated: *updated, deleted: *deleted };
-        Touch { verb: *verb, thing: schemas::Thing::File, uri: "file:/x".to_owned(), rows, bytes: *bytes }
+        let touch = Touch { verb: *verb, thing: schemas::Thing::File, uri: "file:/x".to_owned(), rows, bytes: *bytes };
+        Known { touch, described: described.clone() }
     }
 
     fn whole(parts: &[Part], tier: Tier) -> Blast {
         let mut blast = Blast::default();
         for part in parts {
-            reach(&mut blast, &touch(part), &part.1, part.2, "e", tier);
+            reach(&mut blast, &touched(part), part.2, "e", tier);
         }
         blast
     }

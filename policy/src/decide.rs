@@ -12,10 +12,9 @@ use crate::ask::{
     StepContext, Target,
 };
 use crate::engine::{Answered, DEFAULT_DENY, Engine};
-use crate::inventory::Described;
-use crate::needs::{Need, together};
+use crate::needs::{Need, people, together};
 use crate::request::{Outcome, Request, StepFacts, Unknown};
-use crate::touch::{Touch, fitting, hazards, touches};
+use crate::touch::{Known, Touch, hazards, touches};
 use crate::watch::Asks;
 use crate::{blast, guard};
 
@@ -34,17 +33,22 @@ struct DecisionInput<'a> {
     errors: &'a [String],
 }
 
-/// A touch with what the inventory says of it.
-struct Known {
-    touch: Touch,
-    described: Described,
-}
-
 /// A step with all that is known of it before the rules are asked.
 struct Surveyed {
     touched: Vec<Known>,
     blast: Blast,
     risk: Risk,
+}
+
+impl Surveyed {
+    fn uris(&self) -> impl Iterator<Item = &str> {
+        self.touched.iter().map(|known| known.touch.uri.as_str())
+    }
+}
+
+/// A count as the rules read it.
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Answers to the questions about one step, or about the whole.
@@ -64,20 +68,17 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     let mut whole = Blast::default();
     surveyed.iter().for_each(|step| whole.add(&step.blast));
     let session = session_after(request, &whole);
-    let changed: Vec<String> =
-        surveyed.iter().flat_map(|step| step.touched.iter().map(|known| known.touch.uri.clone())).collect();
+    let changed: Vec<&str> = surveyed.iter().flat_map(Surveyed::uris).collect();
     let mut decider = Decider { engine, request, phase, session, refusals: Vec::new(), asks: Asks::default() };
     let looks = decider.about_unknown();
     let plan = decider.about_plan(&whole, &surveyed, looks);
     let mut steps = Vec::with_capacity(request.steps.len());
     for (step, surveyed) in request.steps.iter().zip(&surveyed) {
-        let uris: Vec<String> = surveyed.touched.iter().map(|known| known.touch.uri.clone()).collect();
-        decider.refusals.extend(guard::refused(step, request.site, &uris, &changed));
+        decider.refusals.extend(guard::refused(step, request.site, &surveyed.touched, &changed));
         steps.push(decider.about_step(step, surveyed));
     }
     let all = steps.iter().chain([&plan]).flat_map(|decision| &decision.needs);
     let needs = together(all.filter_map(|need| need.parse().ok()));
-    let people = needs.iter().find_map(|need| if let Need::Approvals(count) = need { Some(*count) } else { None });
     let teams = needs.iter().filter_map(|need| if let Need::Role(team) = need { Some(team.clone()) } else { None });
     let inputs = serde_json::json!({
         "principal": request.principal, "session": request.session, "now": request.now,
@@ -85,10 +86,10 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     });
     let teams: Vec<String> = teams.collect();
     let decisions = Decisions { phase: phase.to_owned(), bundle: engine.digest(), inputs, blast: whole, plan, steps };
-    let people = people.unwrap_or(0).max(i64::from(!teams.is_empty()));
+    let people = people(&needs).max(u64::from(!teams.is_empty()));
     let used = used(request, &surveyed);
     let Decider { refusals, asks, .. } = decider;
-    Outcome { decisions, refusals, people: people.unsigned_abs(), teams, used, asks }
+    Outcome { decisions, refusals, people, teams, used, asks }
 }
 
 /// What the plan uses up of the limits, summed by what is done to what.
@@ -99,8 +100,7 @@ fn used(request: &Request<'_>, surveyed: &[Surveyed]) -> Vec<Used> {
             if request.own_resources.contains(&known.touch.uri) {
                 continue;
             }
-            let thing = known.described.thing.unwrap_or(known.touch.thing);
-            let sum = sums.entry((fitting(known.touch.verb, thing), thing, step.class())).or_default();
+            let sum = sums.entry((known.verb(), known.thing(), step.class())).or_default();
             sum.0 = sum.0.saturating_add(1);
             sum.1 = sum.1.saturating_add(known.touch.rows.updated.saturating_add(known.touch.rows.deleted));
         }
@@ -110,23 +110,18 @@ fn used(request: &Request<'_>, surveyed: &[Surveyed]) -> Vec<Used> {
 
 fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
     let (environment, tier) = (&request.site.environment, request.site.tier);
-    let mut radius = Blast::default();
-    let mut touched = Vec::new();
-    let inventory = &request.site.inventory;
-    let mut all = touches(step);
+    let known = |touch: Touch| Known { described: request.site.inventory.describe(&touch.uri, environment), touch };
+    let mut touched: Vec<Known> = touches(step).into_iter().map(known).collect();
     // What lies beneath a declared folder is touched as well: each file where it is deleted, what the inventory speaks of in any case.
     let verb = step.act.filter(|act| act.on == Thing::File).map_or(Verb::Update, |act| act.verb);
-    let beneath =
-        step.assessed.reaches.iter().filter(|uri| verb.destroys() || inventory.describe(uri, environment).known);
-    all.extend(beneath.map(|uri| Touch::plain(verb, Thing::File, uri.clone())));
+    let beneath = step.assessed.reaches.iter().map(|uri| known(Touch::plain(verb, Thing::File, uri.clone())));
+    touched.extend(beneath.filter(|known| verb.destroys() || known.described.known));
     // A secret that is read leaves its place.
-    let reads = step.reads.iter().map(ToString::to_string);
-    let secret = |uri: &String| inventory.describe(uri, environment).thing == Some(Thing::Secret);
-    all.extend(reads.filter(secret).map(|uri| Touch::plain(Verb::Inspect, Thing::Secret, uri)));
-    for touch in all {
-        let described = inventory.describe(&touch.uri, environment);
-        blast::reach(&mut radius, &touch, &described, step.class(), environment, tier);
-        touched.push(Known { touch, described });
+    let reads = step.reads.iter().map(|read| known(Touch::plain(Verb::Inspect, Thing::Secret, read.to_string())));
+    touched.extend(reads.filter(|known| known.described.thing == Some(Thing::Secret)));
+    let mut radius = Blast::default();
+    for known in &touched {
+        blast::reach(&mut radius, known, step.class(), environment, tier);
     }
     blast::widen(&mut radius, step.assessed.share, hazards(step));
     let risk = blast::risk(step.class(), &radius, tier);
@@ -135,7 +130,6 @@ fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
 
 /// What the session will have done after this plan.
 fn session_after(request: &Request<'_>, whole: &Blast) -> SessionFacts {
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let before = request.session;
     let restarts = request.steps.iter().filter(|step| step.act.is_some_and(|act| act.verb == Verb::Restart));
     SessionFacts {
@@ -162,8 +156,9 @@ impl Decider<'_> {
         let mut denied: BTreeMap<String, (String, u64)> = BTreeMap::new();
         let mut missing: BTreeMap<Need, BTreeSet<String>> = BTreeMap::new();
         let mut seen: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        let context = self.step_context(step, surveyed);
         for known in &surveyed.touched {
-            let ask = Ask::Step(self.step_ask(step, surveyed, known));
+            let ask = Ask::Step(self.step_ask(step, known, &context));
             let digest = ask.digest();
             if let Some(rules) = seen.get(&digest) {
                 count_more(&mut denied, rules);
@@ -197,7 +192,6 @@ impl Decider<'_> {
     }
 
     fn about_plan(&mut self, whole: &Blast, surveyed: &[Surveyed], looks: Gathered) -> Decision {
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let steps = &self.request.steps;
         let irreversible = steps.iter().filter(|step| step.class() == Class::Irreversible).count();
         let worst = surveyed.iter().map(|step| step.risk).max().unwrap_or(Risk::Low);
@@ -220,11 +214,7 @@ impl Decider<'_> {
                 site: self.site_rules(),
                 undeclared: 0,
                 checks_failed: 0,
-                evidence: Evidence {
-                    approvals: number(self.request.people.approvals),
-                    teams: self.request.people.teams.clone(),
-                    ..Evidence::default()
-                },
+                evidence: self.word_of_people(),
             },
         });
         let answered = self.engine.answer(&ask);
@@ -287,20 +277,16 @@ impl Decider<'_> {
         }
     }
 
-    fn step_ask(&self, step: &StepFacts<'_>, surveyed: &Surveyed, known: &Known) -> StepAsk {
-        let thing = known.described.thing.unwrap_or(known.touch.thing);
-        let verb = fitting(known.touch.verb, thing);
+    /// The question about one touch; what it has in common with the others of its step is made once.
+    fn step_ask(&self, step: &StepFacts<'_>, known: &Known, context: &StepContext) -> StepAsk {
+        let (verb, thing) = (known.verb(), known.thing());
         let reads = self.engine.reads_names(verb, thing);
         let site = self.request.site;
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let in_library = step.assessed.way_back.entry.is_some();
-        let context = self.context(
-            step.class(),
-            surveyed.risk,
-            step.assessed.confidence,
-            if reads { step.command.clone() } else { String::new() },
-        );
-        let rows = surveyed.blast.rows;
+        let mut context = context.clone();
+        if reads {
+            context.command.clone_from(&step.command);
+        }
         StepAsk {
             principal: self.request.principal.clone(),
             verb,
@@ -315,18 +301,24 @@ impl Decider<'_> {
                 shared: known.described.shared,
                 boundary: known.described.boundary(verb),
             },
-            context: StepContext {
-                score: number(surveyed.blast.score),
-                target: Target {
-                    wildcard: step.assessed.by_wildcard,
-                    count: number(surveyed.touched.len() as u64),
-                    share: number(step.assessed.share.map_or(0, schemas::Share::percent)),
-                    rows: number(rows.updated.saturating_add(rows.deleted)),
-                },
-                hazards: surveyed.blast.hazards.clone(),
-                evidence: self.evidence(step, surveyed),
-                ..context
+            context,
+        }
+    }
+
+    /// What every question about a step has in common. Without the words of a command: not every rule reads them.
+    fn step_context(&self, step: &StepFacts<'_>, surveyed: &Surveyed) -> StepContext {
+        let rows = surveyed.blast.rows;
+        StepContext {
+            score: number(surveyed.blast.score),
+            target: Target {
+                wildcard: step.assessed.by_wildcard,
+                count: number(surveyed.touched.len() as u64),
+                share: number(step.assessed.share.map_or(0, schemas::Share::percent)),
+                rows: number(rows.updated.saturating_add(rows.deleted)),
             },
+            hazards: surveyed.blast.hazards.clone(),
+            evidence: self.evidence(step, surveyed),
+            ..self.context(step.class(), surveyed.risk, step.assessed.confidence, String::new())
         }
     }
 
@@ -345,11 +337,7 @@ impl Decider<'_> {
             calendar: site.inventory.calendar(&site.environment, self.request.now),
             site: self.site_rules(),
             repair: RepairFacts::default(),
-            evidence: Evidence {
-                approvals: i64::try_from(self.request.people.approvals).unwrap_or(i64::MAX),
-                teams: self.request.people.teams.clone(),
-                ..Evidence::default()
-            },
+            evidence: self.word_of_people(),
         }
     }
 
@@ -358,23 +346,30 @@ impl Decider<'_> {
         let assessed = step.assessed;
         let looked = assessed.confidence != schemas::Confidence::None;
         let comes_back = assessed.way_back.effectiveness != Effectiveness::None;
-        let uris: Vec<String> = surveyed.touched.iter().map(|known| known.touch.uri.clone()).collect();
+        let uris: Vec<&str> = surveyed.uris().collect();
         Evidence {
-            approvals: i64::try_from(self.request.people.approvals).unwrap_or(i64::MAX),
-            teams: self.request.people.teams.clone(),
             legal_hold_clear: self.request.site.inventory.legal_hold_clear(&uris, self.request.now),
             snapshot: comes_back && step.class() <= Class::ReversibleWithBackup,
             dry_run: looked,
             verification: looked || step.has_checks || !step.writes.is_empty() || assessed.way_back.entry.is_some(),
             compensation: comes_back,
-            drill: false,
+            ..self.word_of_people()
+        }
+    }
+
+    /// What people said so far, and nothing else.
+    fn word_of_people(&self) -> Evidence {
+        Evidence {
+            approvals: number(self.request.people.approvals),
+            teams: self.request.people.teams.clone(),
+            ..Evidence::default()
         }
     }
 
     fn site_rules(&self) -> SiteRules {
         SiteRules {
             allows_irreversible: self.request.site.allow_irreversible,
-            max_delete_share: i64::try_from(self.request.site.max_delete_share).unwrap_or(i64::MAX),
+            max_delete_share: number(self.request.site.max_delete_share),
         }
     }
 
@@ -397,7 +392,7 @@ impl Decider<'_> {
         let rules = if ruling == Ruling::Allow { gathered.permits } else { gathered.forbids };
         let rules: Vec<String> = rules.into_iter().collect();
         let needs = together(gathered.needs);
-        let people = needs.iter().find_map(|need| if let Need::Approvals(count) = need { Some(*count) } else { None });
+        let people = people(&needs);
         let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
         let input = DecisionInput {
             bundle: self.engine.digest(),
@@ -412,7 +407,6 @@ impl Decider<'_> {
             errors: &gathered.errors,
         };
         let id = Digest::of(&serde_json::to_vec(&input).unwrap_or_default());
-        let people = people.unwrap_or(0).unsigned_abs();
         Decision { id, step: step.to_owned(), class, ruling, rules, needs, people, score, asked: gathered.asked }
     }
 }

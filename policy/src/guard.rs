@@ -3,12 +3,13 @@
 use schemas::{Code, Finding, Resource, WhoCanAct};
 
 use crate::request::{SiteFacts, StepFacts};
+use crate::touch::Known;
 
 /// The rule of this file; no bundle can take it away.
 pub(crate) const OWN_WAY_BACK: &str = "HOST-own-way-back/1";
 
 /// Refusals of one step. `changed` is everything that the plan changes.
-pub(crate) fn refused(step: &StepFacts<'_>, site: &SiteFacts, uris: &[String], changed: &[String]) -> Vec<Finding> {
+pub(crate) fn refused(step: &StepFacts<'_>, site: &SiteFacts, touched: &[Known], changed: &[&str]) -> Vec<Finding> {
     let of = |detail: String, hint: &str| {
         Finding::error(Code::POLICY_OWN_WAY_BACK, format!("/steps/{}", step.ix), detail, hint)
             .of_step(&step.assessed.id)
@@ -22,10 +23,9 @@ pub(crate) fn refused(step: &StepFacts<'_>, site: &SiteFacts, uris: &[String], c
     }
     let backup = first_reached(step, &site.backups).map(ToString::to_string);
     let backup = backup.or_else(|| {
-        let is_backup = |uri: &&String| {
-            site.inventory.describe(uri, &site.environment).backup_of_all || site.inventory.is_backup_of(uri, changed)
-        };
-        uris.iter().find(is_backup).cloned()
+        let is_backup =
+            |known: &&Known| known.described.backup_of_all || site.inventory.is_backup_of(&known.touch.uri, changed);
+        touched.iter().find(is_backup).map(|known| known.touch.uri.clone())
     });
     if let Some(reached) = backup {
         let detail = format!("it could change {reached}, which is a backup of what the plan changes, or of everything");

@@ -265,8 +265,7 @@ impl Inventory {
     }
 
     /// Whether `uri` holds backups of one of `changed`.
-    pub fn is_backup_of(&self, uri: &str, changed: &[String]) -> bool {
-        let matches = |set: &GlobSet, uri: &str| spellings(uri).iter().any(|uri| set.is_match(uri));
+    pub fn is_backup_of(&self, uri: &str, changed: &[&str]) -> bool {
         self.backups.iter().any(|(these, of)| matches(these, uri) && changed.iter().any(|other| matches(of, other)))
     }
 
@@ -284,16 +283,11 @@ impl Inventory {
     }
 
     /// Whether the register was asked lately and holds none of these.
-    pub fn legal_hold_clear(&self, resources: &[String], now: Timestamp) -> bool {
+    pub fn legal_hold_clear(&self, resources: &[&str], now: Timestamp) -> bool {
         self.register.as_ref().is_some_and(|(register, held)| {
             let end = register.asked + SignedDuration::from_hours(i64::from(register.good_for_hours));
-            register.asked <= now && now < end && !resources.iter().any(|uri| held.is_match(uri))
+            register.asked <= now && now < end && !resources.iter().any(|uri| matches(held, uri))
         })
-    }
-
-    /// Resources that are backups of everything: a step that reaches one reaches its own way back.
-    pub fn is_backup_of_all(&self, resource: &Resource, environment: &str) -> bool {
-        self.describe(&resource.to_string(), environment).backup_of_all
     }
 }
 
@@ -338,6 +332,11 @@ fn spellings(uri: &str) -> Vec<String> {
     }
     out.dedup();
     out
+}
+
+/// Whether a resource is meant by one of the patterns, under any of its names.
+fn matches(set: &GlobSet, uri: &str) -> bool {
+    spellings(uri).iter().any(|uri| set.is_match(uri))
 }
 
 fn glob(pattern: &str) -> Result<globset::Glob, InventoryError> {
@@ -389,8 +388,8 @@ mod tests {
         assert!(database.describe("file:/srv/shop.db", "e").protected);
         let text = "[[resource]]\nmatch = [\"file:/srv/backups/*\"]\ntype = \"backup\"\nbackup_of = [\"sqlite:/srv/shop.db*\"]\n";
         let backups = Inventory::parse(text).unwrap();
-        assert!(backups.is_backup_of("file:/srv/backups/a", &["file:/srv/shop.db".to_owned()]));
-        assert!(!backups.is_backup_of("file:/srv/backups/a", &["file:/srv/other.db".to_owned()]));
+        assert!(backups.is_backup_of("file:/srv/backups/a", &["file:/srv/shop.db"]));
+        assert!(!backups.is_backup_of("file:/srv/backups/a", &["file:/srv/other.db"]));
     }
 
     #[test]
@@ -440,7 +439,7 @@ mod tests {
     fn a_hold_a_stale_register_or_none_is_not_clear() {
         let text = "[legal_hold]\nasked = \"2026-11-20T10:00:00Z\"\ngood_for_hours = 24\nheld = [\"file:/srv/backups/case-*\"]\n";
         let inventory = Inventory::parse(text).unwrap();
-        let clear = |uri: &str, now| inventory.legal_hold_clear(&[uri.to_owned()], at(now));
+        let clear = |uri: &str, now| inventory.legal_hold_clear(&[uri], at(now));
         assert!(clear("file:/srv/backups/old", "2026-11-21T09:59:00Z"));
         assert!(!clear("file:/srv/backups/old", "2026-11-21T10:00:00Z"), "stale");
         assert!(!clear("file:/srv/backups/old", "2026-11-20T09:00:00Z"), "from the future");

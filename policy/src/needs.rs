@@ -110,6 +110,15 @@ impl<'de> Deserialize<'de> for Need {
     }
 }
 
+/// How many distinct people needs ask for.
+pub(crate) fn people(needs: &[Need]) -> u64 {
+    let count = |need: &Need| match need {
+        Need::Approvals(count) => count.unsigned_abs(),
+        _ => 0,
+    };
+    needs.iter().map(count).max().unwrap_or(0)
+}
+
 /// Each need once, of several counts of people the largest.
 pub fn together(needs: impl IntoIterator<Item = Need>) -> Vec<Need> {
     let mut out: Vec<Need> = Vec::new();

@@ -2,6 +2,7 @@
 
 use schemas::{ChangeKind, Hazard, Resource, ResourceChange, RowCount, Thing, Verb};
 
+use crate::inventory::Described;
 use crate::request::StepFacts;
 
 /// One thing that is done to one resource.
@@ -17,6 +18,24 @@ pub(crate) struct Touch {
     pub(crate) rows: RowCount,
     /// Bytes, where they are known.
     pub(crate) bytes: u64,
+}
+
+/// A touch with what the inventory says of it.
+pub(crate) struct Known {
+    pub(crate) touch: Touch,
+    pub(crate) described: Described,
+}
+
+impl Known {
+    /// What it is done to, once the inventory has had its say.
+    pub(crate) fn thing(&self) -> Thing {
+        self.described.thing.unwrap_or(self.touch.thing)
+    }
+
+    /// What is done, in a word that fits.
+    pub(crate) fn verb(&self) -> Verb {
+        fitting(self.touch.verb, self.thing())
+    }
 }
 
 /// Everything that a step touches; never empty.

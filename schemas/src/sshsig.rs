@@ -8,6 +8,8 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use ssh_key::public::KeyData;
 use ssh_key::{LineEnding, SshSig};
 
+use crate::digest::hex_of;
+
 /// Largest armored signature: an Ed25519 one has about 300 bytes.
 const MAX_BYTES: usize = 1_024;
 
@@ -87,10 +89,10 @@ fn blob(armored: &[u8]) -> Option<Vec<u8>> {
     STANDARD.decode(inner.replace('\n', "")).ok()
 }
 
-/// The public key of a line as `ssh-keygen` writes it: `ssh-ed25519 AAAA… comment`.
-pub fn public_of_ssh(line: &str) -> Result<VerifyingKey, SshSigError> {
+/// The public key of a line as `ssh-keygen` writes it (`ssh-ed25519 AAAA… comment`), in the 64 hex digits of a trust root.
+pub fn public_of_ssh(line: &str) -> Result<String, SshSigError> {
     let key =
         ssh_key::PublicKey::from_openssh(line.trim()).map_err(|error| SshSigError::Malformed(error.to_string()))?;
     let KeyData::Ed25519(key) = key.key_data() else { return Err(SshSigError::OtherKey) };
-    VerifyingKey::from_bytes(&key.0).map_err(|_| SshSigError::OtherKey)
+    Ok(hex_of(&key.0))
 }

@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use schemas::{Digest, Envelope, SecretKey};
 use serde_json::{Value, json};
 use tests::program::{Bench, Ran};
 
@@ -311,4 +312,22 @@ fn an_older_run_is_not_torn_apart_and_says_which_run_to_undo_first() {
         assert_eq!(bench.run(&["undo", session]).value["end"], "rolled_back");
     }
     assert!(!bench.path("world/x").exists() && !bench.path("world/f").exists());
+}
+
+#[test]
+fn a_kept_plan_that_another_agent_signed_lends_nobody_its_duties() {
+    let bench = Bench::new();
+    let words = ["key", "new", "mighty", "--role", "agent", "--environment", "test", "--duty", "backups"];
+    assert_eq!(bench.run(&words).code, 0);
+    let asked = plan("lent", json!([{"id": "w", "uses": "file.write", "with": {"path": "x", "content": "1\n"}}]));
+    let manifest = bench.gated("lent", &asked);
+    let signed = Envelope::from_json(&std::fs::read(bench.path("lent.plan.json")).unwrap()).unwrap();
+    let payload = signed.unverified_payload().unwrap();
+    let mighty = SecretKey::from_pem(&std::fs::read_to_string(bench.path("state/keys/mighty.key")).unwrap()).unwrap();
+    let swapped = Envelope::sign(&signed.payload_type, &payload, &[&mighty]);
+    let kept = bench.path("state/documents").join(format!("{}.json", Digest::of(&payload).hex()));
+    assert!(kept.exists());
+    std::fs::write(kept, swapped.to_json()).unwrap();
+    let ran = bench.run(&["run", &manifest]);
+    assert_eq!((ran.code, bench.path("world/x").exists()), (3, false), "{ran:?}");
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use clap::Args;
 use jiff::Timestamp;
-use schemas::{Digest, Envelope, ExitCode, Manifest, RecordBody, Role, Statement, Verified};
+use schemas::{Digest, ExitCode, RecordBody};
 use serde::Serialize;
 
 use crate::flow;
@@ -42,11 +42,7 @@ pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<
     let mut out = Vec::new();
     for record in &records {
         let RecordBody::Gated { manifest: digest, .. } = &record.fact else { continue };
-        let envelope = Envelope::from_json(&home.document(*digest)?)
-            .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout verify"))?;
-        let verified: Verified<Statement<Manifest>> = envelope
-            .verify(trust.document(), &Role::Gate, record.time)
-            .map_err(|error| Problem::identity(crate::problem::chain(&error), "backout key list"))?;
+        let verified = flow::issued(home, trust.document(), *digest, record.time)?;
         let manifest = &verified.document().predicate;
         let standing = votes::approvals(home, &records, *digest, manifest, now);
         let state = match (&standing, used.contains(digest), now >= manifest.expires) {

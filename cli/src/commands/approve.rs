@@ -84,9 +84,8 @@ pub(crate) fn reject(args: &RejectArgs, home: &Home, output: &Output) -> Result<
 }
 
 pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
-    let journal = home.journal()?;
-    let (digest, verified) = flow::find_manifest(&flow::records(&journal)?, home, &args.manifest)?;
-    drop(journal);
+    let records = flow::records(&home.journal()?)?;
+    let (digest, verified) = flow::find_manifest(&records, home, &args.manifest)?;
     let manifest = &verified.document().predicate;
     let now = Timestamp::now();
     if now >= manifest.expires {
@@ -117,7 +116,6 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     let vote: Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
         Problem::identity(format!("the approval is not good: {}", chain(&error)), "backout key list")
     })?;
-    let records = flow::records(&home.journal()?)?;
     votes::check(&vote, digest, manifest, trust.document(), &records, now)?;
     let owner = vote.signers().first().map(|signer| signer.owner.clone()).unwrap_or_default();
     let said = vote.document().predicate.clone();

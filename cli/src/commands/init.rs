@@ -158,18 +158,23 @@ pub(crate) fn enrol(home: &Home, trust: &mut TrustRoot, key: &NewKey<'_>, owner:
     let secret = SecretKey::generate().map_err(|error| Problem::failure("cannot make a key", &error))?;
     let pem = secret.to_pem().map_err(|error| Problem::failure("cannot write a key", &error))?;
     for role in &key.roles {
-        let trusted = TrustedKey {
-            public: secret.public_hex(),
-            scheme: "ed25519".to_owned(),
-            owner: owner.to_owned(),
-            not_after: Timestamp::now() + SignedDuration::from_hours(DAYS * 24),
-            revoked_at: None,
-            environments: key.environments.clone(),
-            duties: key.duties.clone(),
-        };
+        let trusted = trusted(secret.public_hex(), owner, &key.environments, &key.duties);
         trust.enrol(trusted, role).map_err(|error| Problem::failure("cannot enrol a key", &error))?;
     }
     write(&path, pem.as_bytes(), 0o600)
+}
+
+/// A key of a trust root, good from now on for as long as the first trust root.
+pub(crate) fn trusted(public: String, owner: &str, environments: &[String], duties: &[String]) -> TrustedKey {
+    TrustedKey {
+        public,
+        scheme: "ed25519".to_owned(),
+        owner: owner.to_owned(),
+        not_after: Timestamp::now() + SignedDuration::from_hours(DAYS * 24),
+        revoked_at: None,
+        environments: environments.to_vec(),
+        duties: duties.to_vec(),
+    }
 }
 
 /// Signs the trust root with the root key, puts it in force, and notes it in the log.

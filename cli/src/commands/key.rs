@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use jiff::{SignedDuration, Timestamp};
 use schemas::{ExitCode, Role};
 use serde::Serialize;
 
-use crate::commands::init::{NewKey, enrol, publish};
+use crate::commands::init::{NewKey, enrol, publish, trusted};
 use crate::commands::read_input;
 use crate::home::Home;
 use crate::output::{Output, table};
@@ -92,15 +91,7 @@ fn add(public: &Path, owner: &str, roles: &[String], home: &Home) -> Result<u64,
     let mut trust = home.trust()?.into_document();
     trust.version += 1;
     for role in parsed(roles)? {
-        let trusted = schemas::TrustedKey {
-            public: key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect(),
-            scheme: "ed25519".to_owned(),
-            owner: owner.to_owned(),
-            not_after: Timestamp::now() + SignedDuration::from_hours(24 * 365),
-            revoked_at: None,
-            environments: Vec::new(),
-            duties: Vec::new(),
-        };
+        let trusted = trusted(key.clone(), owner, &[], &[]);
         trust.enrol(trusted, &role).map_err(|error| Problem::failure("cannot enrol the key", &error))?;
     }
     publish(home, &trust)?;

@@ -18,7 +18,7 @@ use kernel::{
     AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Scope,
     SideCommand, Sighting, StepSpec, Token, UndoError,
 };
-use schemas::{Change, ChangeKind, Check, Confidence, Finding, PlanStep, StepAssessment, schema_of_type};
+use schemas::{Change, ChangeKind, Check, Confidence, Finding, PlanStep, Resource, StepAssessment, schema_of_type};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshots::{Entry, Root, SnapshotRef, Store, Tree, restore, scan};
@@ -275,29 +275,24 @@ impl Driver for Command {
         words::look_where_they_lead(step, &step.params()?)?;
         crate::reach::refuse_repository(step)?;
         let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
-        let fingerprints = if priors.is_empty() { look(step)? } else { BTreeMap::new() };
+        // What earlier steps leave cannot be told from what is there now; what lies there already can.
+        let (fingerprints, reaches) =
+            if priors.is_empty() { look(step)? } else { (BTreeMap::new(), crate::reach::beneath(step)?) };
         let mut notes =
             vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
         notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
         let planned = if priors.is_empty() { terraform::saved_plan(step)? } else { None };
-        let mut unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
-        unseen.reaches = crate::reach::beneath(step)?;
-        if let Some(planned) = planned {
-            return Ok(StepAssessment {
-                fingerprints,
-                confidence: Confidence::Simulated,
-                class: planned.class(step.lowered.class),
-                changes: planned.changes,
-                hazards: planned.hazards.into_iter().collect(),
-                notes,
-                ..unseen
-            });
-        }
+        let seen = read_only || planned.is_some();
+        let planned = planned.unwrap_or_default();
+        let class = planned.class(step.lowered.class);
         Ok(StepAssessment {
             fingerprints,
-            confidence: if read_only { Confidence::Simulated } else { Confidence::None },
+            reaches,
+            confidence: if seen { Confidence::Simulated } else { Confidence::None },
+            changes: planned.changes,
+            hazards: planned.hazards.into_iter().collect(),
             notes,
-            ..unseen
+            ..StepAssessment::unseen(&step.id, class, step.lowered.way_back.clone())
         })
     }
 
@@ -458,17 +453,22 @@ fn declared(step: &StepSpec) -> Result<Vec<(PathBuf, Vec<PathBuf>)>, DriverError
     Ok(by_root.into_iter().collect())
 }
 
-/// Fingerprints of the declared paths, without storing anything.
-fn look(step: &StepSpec) -> Result<BTreeMap<String, String>, DriverError> {
-    let mut out = BTreeMap::new();
+/// Fingerprints of the declared paths, and the files beneath those that it may write, without storing anything.
+fn look(step: &StepSpec) -> Result<(BTreeMap<String, String>, Vec<String>), DriverError> {
+    let (mut prints, mut reaches) = (BTreeMap::new(), Vec::new());
     for (root, paths) in declared(step)? {
         let opened = Root::open(&root).map_err(snapshot_failed)?;
         for path in paths {
             let tree = scan(&opened, std::slice::from_ref(&path), None).map_err(snapshot_failed)?;
-            out.insert(format!("file:{}", root.join(&path).display()), tree.content_digest().to_string());
+            let resource = Resource::file(root.join(&path).display().to_string());
+            // A path that is read and written is declared twice, and is looked at twice with the same outcome.
+            if step.lowered.writes.contains(&resource) && !prints.contains_key(&resource.to_string()) {
+                crate::reach::note(&mut reaches, &root, &path, &tree)?;
+            }
+            prints.insert(resource.to_string(), tree.content_digest().to_string());
         }
     }
-    Ok(out)
+    Ok((prints, reaches))
 }
 
 fn prints(part: &Compared<'_>) -> Vec<(String, String)> {

@@ -222,17 +222,12 @@ fn of_operation(name: &str) -> Result<Vec<Verb>, String> {
     })
 }
 
-/// Everything that acts: what a command may be known to do.
-fn acting() -> Vec<Verb> {
-    Verb::ALL.to_vec()
-}
-
 /// All actions whose name begins so.
 pub(super) fn of_prefix(prefix: &str) -> Result<Vec<Clause>, String> {
     let prefix = prefix.trim_end_matches('.');
     let all_of = |things: &[Thing]| Ok(vec![Clause::new(&Verb::ALL, things, Takes::Nothing)]);
     match prefix {
-        "code.exec" | "shell.exec" => Ok(vec![Clause::new(&acting(), &Thing::ALL, Takes::Command)]),
+        "code.exec" | "shell.exec" => Ok(vec![Clause::new(&Verb::ALL, &Thing::ALL, Takes::Command)]),
         "filesystem" => all_of(&FILES),
         "filesystem.write" => Ok(vec![Clause::new(&WRITES, &FILES, Takes::Path)]),
         "database" | "sql" | "nosql" | "data" | "etl" => all_of(&[Thing::Table]),
@@ -255,12 +250,12 @@ fn of_type(name: &str) -> Result<Vec<Clause>, String> {
     use Verb as V;
     let one = |verbs: &[V], things: &[Thing], takes| Ok(vec![Clause::new(verbs, things, takes)]);
     if let Some(words) = name.strip_prefix("code.exec.").or_else(|| name.strip_prefix("shell.exec.")) {
-        let clause = Clause::new(&acting(), &Thing::ALL, Takes::Command);
+        let clause = Clause::new(&Verb::ALL, &Thing::ALL, Takes::Command);
         return Ok(vec![Clause { command: Some(Pattern::new(format!("{}*", words.replace('.', " ")))), ..clause }]);
     }
     let table = [Thing::Table];
     match name {
-        "shell.exec" | "code.exec" => one(&acting(), &Thing::ALL, Takes::Command),
+        "shell.exec" | "code.exec" => one(&Verb::ALL, &Thing::ALL, Takes::Command),
         "git.push" => one(&[V::Push, V::ForcePush], &[Thing::Ref], Takes::Branch),
         "github.git.push.force" => one(&[V::ForcePush], &[Thing::Ref], Takes::Branch),
         "file.read" | "filesystem.read" | "filesystem.list" | "filesystem.search" => {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use kernel::{DriverSet, Facts};
 use policy::{Engine, Outcome, People, Principal, Request, SessionFacts};
 use schemas::{
-    Assessment, Code, Decision, Decisions, Digest, Document as _, Envelope, ExitCode, Manifest, Record, RecordBody,
-    Role, Ruling, Statement, Verified,
+    Assessment, Code, Decision, Decisions, Digest, Document as _, ExitCode, Manifest, Record, RecordBody, Ruling,
 };
 use serde::Deserialize;
 
@@ -49,13 +48,7 @@ fn past(home: &Home, records: &[Record]) -> Result<Vec<Past>, Problem> {
     let mut out = Vec::new();
     for record in records.iter().rev() {
         let RecordBody::Gated { manifest, .. } = &record.fact else { continue };
-        let envelope = Envelope::from_json(&home.document(*manifest)?).map_err(|error| broken(chain(&error)))?;
-        let verified: Verified<Statement<Manifest>> = envelope
-            .verify(trust.document(), &Role::Gate, record.time)
-            .map_err(|error| Problem::identity(chain(&error), "backout key list"))?;
-        if verified.digest() != *manifest {
-            return Err(broken("a manifest is not the one that the log names"));
-        }
+        let verified = flow::issued(home, trust.document(), *manifest, record.time)?;
         let predicate = verified.into_document().predicate;
         let decisions = serde_json::from_slice(&home.plain(predicate.decisions)?).map_err(broken)?;
         out.push(Past { digest: *manifest, manifest: predicate, decisions });
