@@ -226,6 +226,7 @@ pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Lo
         facts,
         decisions: Arc::new(decided.steps.iter().map(|decision| decision.id).collect()),
         decisions_digest: decisions,
+        ceilings: Arc::new(decided.ceilings),
     })
 }
 
@@ -260,8 +261,15 @@ pub(crate) struct Driving<'a> {
     pub(crate) drivers: DriverSet,
     pub(crate) alive_until_ms: Option<i64>,
     pub(crate) output: &'a Output,
-    /// The policy, for what goes forward.
-    pub(crate) warden: Option<Arc<dyn executor::Warden>>,
+    /// What it needs to go forward; a run without it only goes back.
+    pub(crate) leave: Option<Leave>,
+}
+
+/// Leave to go forward: the policy of the moment, and the gate's own ceilings.
+#[derive(Clone)]
+pub(crate) struct Leave {
+    pub(crate) warden: Arc<dyn executor::Warden>,
+    pub(crate) warrant: tokens::Warrant,
 }
 
 /// How a run came to rest.
@@ -277,6 +285,7 @@ pub(crate) type SqliteJournalBox = Box<dyn journal::Journal>;
 
 /// Drives a run until it rests; an ended one gets its receipt.
 pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: SqliteJournalBox) -> Result<Rested, Problem> {
+    let (mint, checker) = tokens_of(driving, conductor.folded())?;
     let shell = Shell {
         drivers: driving.drivers.clone(),
         heartbeat: driving.home.path("heartbeat"),
@@ -284,7 +293,9 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         alive_until_ms: driving.alive_until_ms,
         signals: true,
         stop: Stop::default(),
-        warden: driving.warden.clone(),
+        warden: driving.leave.as_ref().map(|leave| leave.warden.clone()),
+        mint: Arc::new(mint),
+        authority: Arc::new(checker),
     };
     let mut progress = {
         let folded = conductor.folded();
@@ -306,6 +317,16 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
     let receipt = issue_receipt(driving.home, &folded, end, journal.as_mut())?;
     let code = folded.exit_code(end);
     Ok(Rested { folded, receipt: Some(receipt), journal, code })
+}
+
+/// Who makes the tokens of a run in this process, and who takes them.
+fn tokens_of(driving: &Driving<'_>, folded: &Folded) -> Result<(tokens::Mint, tokens::Checker), Problem> {
+    let warrant = driving.leave.as_ref().map(|leave| leave.warrant.clone()).unwrap_or_else(|| {
+        tokens::Warrant::to_undo(folded.loaded.plan, folded.manifest, folded.loaded.ceilings.clone())
+    });
+    let (runner, trust) = (driving.home.key("runner")?, driving.home.trust()?);
+    tokens::pair(runner, trust.document(), warrant, &folded.subject.run, folded.acts)
+        .map_err(|error| Problem::identity(error.to_string(), "enrol a runner key: backout key new NAME --role runner"))
 }
 
 /// Makes, signs, keeps and records the receipt of a run that ended.
@@ -358,7 +379,7 @@ pub(crate) struct Opening {
     pub(crate) approvals: Vec<Digest>,
     pub(crate) loaded: Loaded,
     pub(crate) reserved: Vec<schemas::Used>,
-    pub(crate) warden: Arc<dyn executor::Warden>,
+    pub(crate) leave: Leave,
 }
 
 /// The manifest that a record puts to use.

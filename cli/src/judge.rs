@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use executor::{Loaded, Names};
+use executor::{Folded, Loaded, Names};
 use jiff::{SignedDuration, Timestamp};
 use kernel::{DriverSet, StepSpec};
 use planner::Planned;
 use policy::{Outcome, People, Principal, Request, StepFacts};
 use schemas::{
     ApprovalsRequired, Code, Digest, Document as _, Envelope, ExitCode, Finding, GateVerdict, Manifest, Predicate as _,
-    Record, RecordBody, Role, Ruling, Statement, StepAssessment, Subject, TrustRoot, Used, WhoCanAct,
+    Record, RecordBody, Role, Ruling, Statement, StepAssessment, Subject, TrustRoot, Used, Verified, WhoCanAct,
 };
 
-use crate::flow::{Gated, Opening, ReadPlan, check, find_manifest, load, nonce, used_by};
+use crate::flow::{Gated, Leave, Opening, ReadPlan, check, find_manifest, issued, load, nonce, used_by};
 use crate::home::Home;
 use crate::look::{Corrected, assess, unknown_commands};
 use crate::problem::{Problem, chain};
@@ -60,6 +60,8 @@ pub(crate) fn decide(
     refuse_denied(&outcome)?;
     refuse_over(home, records, trust, &entries, &request, &planned.plan.session, outcome.used.clone())?;
     let shadow = shadow(home, &request, &outcome);
+    let mut outcome = outcome;
+    outcome.decisions.ceilings = tokens::ceilings(planned.steps.iter().zip(&assessment.steps));
     let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
     let names = (engine.digest(), site.digest(), Digest::of(&decisions_bytes));
     let manifest = manifest(&planned, &request, &outcome, signer, trust, names)?;
@@ -243,15 +245,14 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
     }
     let (trust, site) = (home.trust()?, home.site()?);
     let engine = rules::in_force(home, records, trust.document())?;
-    if manifest.policy != engine.digest() {
-        return Err(Problem::stale("the policy changed since the gate decided"));
-    }
-    if manifest.site != site.digest() {
-        return Err(Problem::stale("backout.toml or inventory.toml changed since the gate decided"));
-    }
-    if manifest.trust_version != trust.document().version {
-        return Err(Problem::stale("the trust root changed since the gate decided"));
-    }
+    refuse_changed(&manifest, &engine, &site, trust.document())?;
+    let runner = home.key("runner")?.id();
+    trust.document().check_key(&Role::Runner, runner, now).map_err(|error| {
+        Problem::identity(
+            format!("the runner's key is not good: {error}"),
+            "backout key list, then enrol a runner's key",
+        )
+    })?;
     if records.iter().any(|record| used_by(&record.fact) == Some(digest)) {
         return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
     }
@@ -262,9 +263,53 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
         return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
     }
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
-    let asked = Asked { home, drivers, records, trust: trust.document(), site: &site, manifest: &manifest, now };
+    let asked =
+        Asked { home, drivers, records, trust: trust.document(), site: &site, manifest: &manifest, now, goes_on: "" };
     let (reserved, warden) = asked.again(engine, &loaded, people)?;
-    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, warden })
+    let leave = leave(&verified, &loaded, warden)?;
+    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, leave })
+}
+
+/// Leave for a run that was halted or whose process is gone to go on: what was signed is verified as of when the run put it to use, and the
+/// policy is asked again as of now.
+pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folded: &Folded) -> Result<Leave, Problem> {
+    let (trust, site) = (home.trust()?, home.site()?);
+    let began = records.iter().find(|record| used_by(&record.fact) == Some(folded.manifest)).map(|record| record.time);
+    let began = began.ok_or_else(|| Problem::stale("the log does not say when the manifest was put to use"))?;
+    let verified = issued(home, trust.document(), folded.manifest, began)?;
+    let manifest = &verified.document().predicate;
+    let engine = rules::in_force(home, records, trust.document())?;
+    refuse_changed(manifest, &engine, &site, trust.document())?;
+    let counted = votes::approvals(home, records, folded.manifest, manifest, began)?;
+    let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
+    let (now, goes_on) = (Timestamp::now(), folded.subject.run.as_str());
+    let asked = Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, goes_on };
+    let (_, warden) = asked.again(engine, &folded.loaded, people)?;
+    leave(&verified, &folded.loaded, warden)
+}
+
+fn leave(
+    verified: &Verified<Statement<Manifest>>,
+    loaded: &Loaded,
+    warden: Arc<dyn executor::Warden>,
+) -> Result<Leave, Problem> {
+    let warrant = tokens::Warrant::signed(verified, loaded.decisions_digest, loaded.ceilings.clone());
+    let warrant = warrant.ok_or_else(|| Problem::stale("the decisions are not those that the manifest names"))?;
+    Ok(Leave { warden, warrant })
+}
+
+/// What the gate decided under is what is in force.
+fn refuse_changed(manifest: &Manifest, engine: &policy::Engine, site: &Site, trust: &TrustRoot) -> Result<(), Problem> {
+    if manifest.policy != engine.digest() {
+        return Err(Problem::stale("the policy changed since the gate decided"));
+    }
+    if manifest.site != site.digest() {
+        return Err(Problem::stale("backout.toml or inventory.toml changed since the gate decided"));
+    }
+    if manifest.trust_version != trust.version {
+        return Err(Problem::stale("the trust root changed since the gate decided"));
+    }
+    Ok(())
 }
 
 /// What a manifest is held against when it is about to run, read once.
@@ -276,15 +321,17 @@ struct Asked<'a> {
     site: &'a Site,
     manifest: &'a Manifest,
     now: Timestamp,
+    /// The run that goes on, which was counted when it began; empty for one that begins.
+    goes_on: &'a str,
 }
 
 impl Asked<'_> {
     /// The plan as its agent signed it, by the name that the manifest has for it.
-    fn plan(&self) -> Result<(schemas::Signer, schemas::Verified<schemas::Plan>), Problem> {
+    fn plan(&self) -> Result<(schemas::Signer, Verified<schemas::Plan>), Problem> {
         let bad = |text: String| Problem::identity(text, "backout plan sign PLAN --as AGENT, then backout gate PLAN");
         let envelope =
             Envelope::from_json(&self.home.document(self.manifest.plan)?).map_err(|error| bad(chain(&error)))?;
-        let plan: schemas::Verified<schemas::Plan> =
+        let plan: Verified<schemas::Plan> =
             envelope.verify(self.trust, &Role::Agent, self.now).map_err(|error| bad(chain(&error)))?;
         if plan.digest() != self.manifest.plan {
             return Err(bad("the kept plan is not the one that the manifest names".to_owned()));
@@ -304,11 +351,12 @@ impl Asked<'_> {
     ) -> Result<(Vec<Used>, Arc<dyn executor::Warden>), Problem> {
         let Self { home, records, manifest, .. } = *self;
         let (signer, plan) = self.plan()?;
-        if let Some(key) = &plan.document().idempotency_key {
+        let begins = self.goes_on.is_empty();
+        if let Some(key) = plan.document().idempotency_key.as_ref().filter(|_| begins) {
             refuse_repeated(records, key, &signer.owner, manifest.plan)?;
         }
         let gate_facts = self.site.gate_facts(&manifest.environment, home.own())?;
-        let entries = ledger::entries(records);
+        let entries = ledger::entries_but(records, self.goes_on);
         let request = Request {
             plan: manifest.plan,
             assessment: manifest.assessment,
@@ -337,7 +385,9 @@ impl Asked<'_> {
                 "backout gate PLAN",
             ));
         }
-        refuse_over(home, records, self.trust, &entries, &request, &manifest.session, outcome.used.clone())?;
+        if begins {
+            refuse_over(home, records, self.trust, &entries, &request, &manifest.session, outcome.used.clone())?;
+        }
         let watch = policy::Watch::new(engine, outcome.asks, gate_facts.inventory.clone());
         Ok((outcome.used, Arc::new(OnDuty(watch))))
     }

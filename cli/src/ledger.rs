@@ -11,11 +11,16 @@ use crate::problem::{Problem, chain};
 
 /// What every run reserved, but those that ended with nothing done.
 pub(crate) fn entries(records: &[Record]) -> Vec<Entry> {
+    entries_but(records, "")
+}
+
+/// What every other run than `run` reserved.
+pub(crate) fn entries_but(records: &[Record], run: &str) -> Vec<Entry> {
     let mut open: BTreeMap<&str, Entry> = BTreeMap::new();
     for record in records {
         let Some(subject) = &record.subject else { continue };
         match &record.fact {
-            RecordBody::RunOpened { reserved, .. } => {
+            RecordBody::RunOpened { reserved, .. } if subject.run != run => {
                 let entry = Entry {
                     time: record.time,
                     session: subject.session.clone(),

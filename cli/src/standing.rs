@@ -1,14 +1,14 @@
 //! Whether what steps left still stands, by looking: before an undo touches anything, and before a replay builds on it.
 
 use executor::Folded;
-use kernel::{Cancel, DriverSet, Scope, StepIx};
+use kernel::{DriverSet, Scope, StepIx};
 use schemas::{Code, Finding, Record, RecordBody, Resource};
 
 /// What somebody else changed of what `steps` left, as findings. With `strict`, what is as before counts as well.
 ///
 /// Of steps that wrote the same resource the last one speaks: what it left hides what those before it left.
 pub(crate) fn changed_since(folded: &Folded, drivers: &DriverSet, steps: &[StepIx], strict: bool) -> Vec<Finding> {
-    let scope = Scope { run: folded.subject.run.clone(), cancel: Cancel::default(), alive_until_ms: None };
+    let scope = Scope::to_look(&folded.subject.run);
     let mut written: Vec<Resource> = Vec::new();
     let mut out = Vec::new();
     for ix in folded.acted.iter().rev().filter(|ix| steps.contains(ix)) {

@@ -5,10 +5,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use kernel::{
-    Claim, DriverError, Effect, End, IllegalEvent, Mode, Sighting, StepIx, StepSpec, StepState, Token, UndoError,
-};
-use schemas::{Digest, ExitCode, RecordBody};
+use kernel::{Claim, DriverError, Effect, End, IllegalEvent, Mode, Sighting, StepIx, StepSpec, StepState, UndoError};
+use schemas::{Digest, ExitCode, Grant, RecordBody};
 use serde_json::value::RawValue;
 use verifier::Verification;
 
@@ -59,7 +57,6 @@ pub struct Conductor {
     in_commit: Vec<Work>,
     cleared: VecDeque<Work>,
     preparing: usize,
-    tokens: u64,
     /// Steps whose driver came back in this process and said that it failed.
     failed_here: HashSet<StepIx>,
 }
@@ -80,7 +77,6 @@ impl Conductor {
             in_commit: Vec::new(),
             cleared: VecDeque::new(),
             preparing: 0,
-            tokens: 0,
             failed_here: HashSet::new(),
         }
     }
@@ -396,7 +392,7 @@ impl Conductor {
     fn announce_apply(&mut self, ix: StepIx) -> Result<Option<Order>, IllegalEvent> {
         let step = self.step(ix)?;
         let Some(before) = self.before(ix) else { return self.lost(ix) };
-        let token = self.mint(&step, false);
+        let (act, token) = self.next_act();
         let fact = RecordBody::ApplyStarted {
             step: ix.0,
             id: step.id.clone(),
@@ -405,20 +401,20 @@ impl Conductor {
             cwd: step.lowered.cwd.clone(),
             class: self.folded.class(ix),
             decision: self.folded.loaded.decisions.get(ix.at()).copied(),
-            token: token.id().to_owned(),
+            token,
         };
         self.record(fact, false)?;
-        self.recorded.push(Work::Apply(step, before, token));
+        self.recorded.push(Work::Apply(step, before, act));
         self.next(Tick::default())
     }
 
     fn announce_undo(&mut self, ix: StepIx) -> Result<Option<Order>, IllegalEvent> {
         let step = self.step(ix)?;
         let Some(before) = self.before(ix) else { return self.lost(ix) };
-        let token = self.mint(&step, true);
-        self.record(RecordBody::UndoStarted { step: ix.0, token: token.id().to_owned() }, true)?;
+        let (act, token) = self.next_act();
+        self.record(RecordBody::UndoStarted { step: ix.0, token }, true)?;
         let after = self.folded.afters.get(ix.at()).cloned().flatten();
-        self.recorded.push(Work::Undo(step, before, after, token));
+        self.recorded.push(Work::Undo(step, before, after, act));
         self.next(Tick::default())
     }
 
@@ -431,10 +427,9 @@ impl Conductor {
         self.record(RecordBody::Ended { end, exit_code: code.number(), reason }, true)
     }
 
-    fn mint(&mut self, step: &StepSpec, undo: bool) -> Token {
-        self.tokens += 1;
-        let run = &self.folded.subject.run;
-        Token::mint(format!("{}.{}", step.id, self.tokens), run, step, undo)
+    /// Number of the act that is about to be recorded, and the id of the token that it alone will be done with.
+    fn next_act(&self) -> (u64, String) {
+        (self.folded.acts, Grant::id_of(&self.folded.subject.run, self.folded.acts))
     }
 
     fn step(&self, ix: StepIx) -> Result<StepSpec, IllegalEvent> {

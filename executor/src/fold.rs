@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kernel::{AfterImage, BeforeImage, Event, Facts, Graph, IllegalEvent, Run, RunFact, StepIx, StepSpec};
-use schemas::{Check, Class, Digest, OnFailure, RecordBody, RunSubject, StepAssessment, UndoReason};
+use schemas::{Ceiling, Check, Class, Digest, OnFailure, RecordBody, RunSubject, StepAssessment, UndoReason};
 use verifier::Account;
 
 /// The documents of a plan that is being run, ready for use.
@@ -29,6 +29,8 @@ pub struct Loaded {
     pub decisions: Arc<Vec<Digest>>,
     /// Digest of the decisions document.
     pub decisions_digest: Digest,
+    /// The most that each step may be granted, by the same document.
+    pub ceilings: Arc<Vec<Ceiling>>,
 }
 
 /// The documents that an opening names.
@@ -89,6 +91,8 @@ pub struct Folded {
     pub account: Account,
     /// Steps in the order in which they began to act: they are undone in the reverse of it.
     pub acted: Vec<StepIx>,
+    /// How many acts were announced, of the steps and of their undoing: the number of the next one.
+    pub acts: u64,
 }
 
 /// Why records do not tell a run.
@@ -148,6 +152,7 @@ impl Folded {
             on_failure,
             account: Account::default(),
             acted: Vec::new(),
+            acts: 0,
             loaded,
         }
     }
@@ -169,8 +174,13 @@ impl Folded {
         if let Some(event) = Event::of_record(fact) {
             self.run.handle(&event)?;
         }
-        if let RecordBody::ApplyStarted { step, .. } = fact {
-            self.acted.push(StepIx(*step));
+        match fact {
+            RecordBody::ApplyStarted { step, .. } => {
+                self.acted.push(StepIx(*step));
+                self.acts += 1;
+            }
+            RecordBody::UndoStarted { .. } => self.acts += 1,
+            _ => {}
         }
         self.keep_images(fact);
         self.account.take(fact);
@@ -258,6 +268,7 @@ impl Folded {
             }
         }
         let new_of = |old: &StepIx| kept.iter().find(|(from, _)| *from == old.0).map(|(_, to)| StepIx(*to));
+        next.acts = self.acts;
         next.acted = self.acted.iter().filter_map(new_of).collect();
         next.account = self.account.carried(kept);
         *self = next;

@@ -12,4 +12,4 @@ pub use conductor::{Conductor, Order, Slots, Tick};
 pub use fold::{Cause, FoldError, Folded, Loaded, Loader, Names, fold};
 pub use heartbeat::{last_sign_of_life, show_life};
 pub use shell::{ExecutorError, Finished, Shell, Stop};
-pub use work::{Message, Warden, Work};
+pub use work::{Hands, Message, Warden, Work};

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use journal::{Entry, Journal, JournalError, LogHead};
-use kernel::{Cancel, DriverSet, IllegalEvent, Scope};
+use kernel::{Authority, Cancel, DriverSet, IllegalEvent, Scope};
 use schemas::{RecordBody, RunSubject};
+use tokens::Mint;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::conductor::{Conductor, Order, Tick, is_light};
 use crate::fold::Folded;
 use crate::heartbeat::show_life;
-use crate::work::{Message, Warden, Work};
+use crate::work::{Hands, Message, Warden, Work};
 
 /// How long facts that are in no hurry wait for company before they are committed.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -43,6 +44,10 @@ pub struct Shell {
     pub stop: Stop,
     /// Asked directly before a step acts; nobody while a run only goes back.
     pub warden: Option<Arc<dyn Warden>>,
+    /// Where tokens come from.
+    pub mint: Arc<Mint>,
+    /// Who takes them.
+    pub authority: Arc<dyn Authority>,
 }
 
 /// Stops a run from another thread.
@@ -124,15 +129,23 @@ impl Shell {
         let keeper = std::thread::spawn(move || keep(journal, &ask, &answer));
         let (messages, inbox) = mpsc::channel(1024);
         let stoppable = self.scope(&subject, None);
-        let steady = self.scope(&subject, self.alive_until_ms);
+        let cancel = stoppable.cancel.clone();
+        let hands = Arc::new(Hands {
+            drivers: self.drivers.clone(),
+            stoppable,
+            steady: self.scope(&subject, self.alive_until_ms),
+            outputs: self.outputs.clone(),
+            warden: self.warden.clone(),
+            mint: self.mint.clone(),
+        });
         let mut engine = Engine {
             shell: self,
             conductor,
             subject,
             asks,
             messages,
-            stoppable,
-            steady,
+            hands,
+            cancel,
             committing: None,
             in_flight: 0,
             halted: None,
@@ -149,7 +162,8 @@ impl Shell {
     }
 
     fn scope(&self, subject: &RunSubject, alive_until_ms: Option<i64>) -> Scope {
-        Scope { run: subject.run.clone(), cancel: Cancel::default(), alive_until_ms }
+        let (run, authority) = (subject.run.clone(), self.authority.clone());
+        Scope { run, cancel: Cancel::default(), alive_until_ms, authority }
     }
 }
 
@@ -177,8 +191,9 @@ struct Engine<'a> {
     subject: Arc<RunSubject>,
     asks: std::sync::mpsc::Sender<Ask>,
     messages: mpsc::Sender<Message>,
-    stoppable: Scope,
-    steady: Scope,
+    hands: Arc<Hands>,
+    /// Ends what acts forward.
+    cancel: Cancel,
     committing: Option<Arc<Vec<Entry>>>,
     in_flight: usize,
     halted: Option<Instant>,
@@ -269,16 +284,13 @@ impl Engine<'_> {
             Work::Checks(checks, _) => checks.is_empty(),
             _ => false,
         };
-        let (drivers, stoppable, steady) = (self.shell.drivers.clone(), self.stoppable.clone(), self.steady.clone());
-        let (outputs, warden) = (self.shell.outputs.clone(), self.shell.warden.clone());
         if light {
-            let message = work.perform_allowed(warden.as_deref(), &drivers, &stoppable, &steady, &outputs);
-            return Ok(self.conductor.on(message)?);
+            return Ok(self.conductor.on(work.perform_allowed(&self.hands))?);
         }
         self.in_flight += 1;
-        let messages = self.messages.clone();
+        let (messages, hands) = (self.messages.clone(), self.hands.clone());
         tokio::task::spawn_blocking(move || {
-            let message = work.perform_allowed(warden.as_deref(), &drivers, &stoppable, &steady, &outputs);
+            let message = work.perform_allowed(&hands);
             // Nobody listens any more only when the run was given up after the journal failed.
             let _ = messages.blocking_send(message);
         });
@@ -309,7 +321,7 @@ impl Engine<'_> {
 
     fn halt(&mut self, cause: &str) -> Result<(), ExecutorError> {
         if self.halted.is_some() {
-            self.stoppable.cancel.cancel();
+            self.cancel.cancel();
             return Ok(());
         }
         self.halted = Some(Instant::now());
@@ -321,14 +333,14 @@ impl Engine<'_> {
             self.halt("stop")?;
         }
         if self.halted.is_some_and(|since| since.elapsed() >= DRAIN) {
-            self.stoppable.cancel.cancel();
+            self.cancel.cancel();
         }
         Ok(())
     }
 
     /// After the journal failed: ends what acts and waits until it is back, so that nothing of this process goes on.
     async fn wait_for_flight(&mut self, inbox: &mut mpsc::Receiver<Message>) {
-        self.stoppable.cancel.cancel();
+        self.cancel.cancel();
         while self.in_flight > 0 && inbox.recv().await.is_some() {
             self.in_flight -= 1;
         }

@@ -1,14 +1,16 @@
 //! What the shell gives to drivers, and the one message type that comes back.
 
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kernel::{
     AfterImage, BeforeImage, Claim, DriverError, DriverSet, Facts, Output, Scope, Sighting, StepIx, StepSpec, Token,
     UndoError,
 };
-use schemas::Check;
+use schemas::{Check, Deed};
+use tokens::Mint;
 use verifier::Verification;
 
 /// One piece of work for one driver.
@@ -16,18 +18,18 @@ use verifier::Verification;
 pub enum Work {
     /// Take the before-image.
     Prepare(StepSpec),
-    /// Act.
-    Apply(StepSpec, BeforeImage, Token),
+    /// Act, as the act of this number.
+    Apply(StepSpec, BeforeImage, u64),
     /// Look whether the step is there; `claim` is what the driver said, if it returned.
     Observe(StepSpec, Option<BeforeImage>, Option<Claim>),
     /// Verify effects and run the step's checks.
     Verify(StepSpec, BeforeImage),
-    /// Put back.
-    Undo(StepSpec, BeforeImage, Option<AfterImage>, Token),
+    /// Put back, as the act of this number.
+    Undo(StepSpec, BeforeImage, Option<AfterImage>, u64),
     /// Look whether it is put back.
     ObserveUndo(StepSpec, BeforeImage),
     /// Run the plan's own checks.
-    Checks(Vec<Check>, std::sync::Arc<Facts>),
+    Checks(Vec<Check>, Arc<Facts>),
 }
 
 /// What comes back to the loop that owns the run.
@@ -66,16 +68,32 @@ pub trait Warden: Send + Sync {
     fn may_commit(&self, checks_failed: usize) -> Result<(), String>;
 }
 
+/// What work is done with.
+pub struct Hands {
+    /// The kinds.
+    pub drivers: DriverSet,
+    /// For what acts forward: a stop ends it.
+    pub stoppable: Scope,
+    /// For looking and undoing, which no stop cuts short.
+    pub steady: Scope,
+    /// Folder for what steps wrote.
+    pub outputs: PathBuf,
+    /// Asked directly before a step acts; nobody while a run only goes back.
+    pub warden: Option<Arc<dyn Warden>>,
+    /// Where tokens come from.
+    pub mint: Arc<Mint>,
+}
+
+impl Hands {
+    fn token(&self, step: &StepSpec, deed: Deed, act: u64) -> Result<Token, DriverError> {
+        Ok(self.mint.mint(step, deed, act)?)
+    }
+}
+
 impl Work {
     /// Does it, unless the warden says no.
-    pub fn perform_allowed(
-        self,
-        warden: Option<&dyn Warden>,
-        drivers: &DriverSet,
-        stoppable: &Scope,
-        steady: &Scope,
-        outputs: &Path,
-    ) -> Message {
+    pub fn perform_allowed(self, hands: &Hands) -> Message {
+        let warden = hands.warden.as_deref();
         let refused = |ix| warden.and_then(|warden| warden.may_act(ix).err()).map(DriverError::Refused);
         match &self {
             Self::Prepare(step) => {
@@ -90,7 +108,7 @@ impl Work {
             }
             _ => {}
         }
-        let mut message = self.perform_safely(drivers, stoppable, steady, outputs);
+        let mut message = self.perform_safely(hands);
         if let (Some(warden), Message::Checked(_, failed)) = (warden, &mut message)
             && failed.is_empty()
             && let Err(reason) = warden.may_commit(failed.len())
@@ -119,9 +137,9 @@ impl Work {
     }
 
     /// Does it, and turns a panic of a driver into a failure: a message that never came would hang the run.
-    pub fn perform_safely(self, drivers: &DriverSet, stoppable: &Scope, steady: &Scope, outputs: &Path) -> Message {
+    fn perform_safely(self, hands: &Hands) -> Message {
         let about = self.about();
-        let work = std::panic::AssertUnwindSafe(|| self.perform(drivers, stoppable, steady, outputs));
+        let work = std::panic::AssertUnwindSafe(|| self.perform(hands));
         std::panic::catch_unwind(work).unwrap_or_else(|_| about.panicked())
     }
 
@@ -137,8 +155,8 @@ impl Work {
         }
     }
 
-    /// Does it. `stoppable` ends what acts forward; looking and undoing are never cut short by a stop.
-    pub fn perform(self, drivers: &DriverSet, stoppable: &Scope, steady: &Scope, outputs: &Path) -> Message {
+    fn perform(self, hands: &Hands) -> Message {
+        let Hands { drivers, stoppable, steady, outputs, .. } = hands;
         let missing = |step: &StepSpec| DriverError::Refused(format!("no driver for {}", step.uses));
         match self {
             Self::Prepare(step) => {
@@ -146,10 +164,13 @@ impl Work {
                     drivers.for_step(&step.uses).ok_or_else(|| missing(&step)).and_then(|d| d.prepare(&step, steady));
                 Message::Prepared(step.ix, outcome)
             }
-            Self::Apply(step, before, token) => {
+            Self::Apply(step, before, act) => {
                 let started = Instant::now();
                 let driver = drivers.for_step(&step.uses).ok_or_else(|| missing(&step));
-                let outcome = driver.and_then(|driver| driver.apply(&step, &before, token, stoppable));
+                let outcome = driver.and_then(|driver| {
+                    let token = hands.token(&step, Deed::Apply, act)?;
+                    driver.apply(&step, &before, token, stoppable)
+                });
                 keep_output(&outcome, outputs);
                 Message::Applied(step.ix, outcome, started.elapsed().as_millis() as u64)
             }
@@ -168,9 +189,12 @@ impl Work {
                 };
                 Message::Verified(step.ix, verified)
             }
-            Self::Undo(step, before, after, token) => {
+            Self::Undo(step, before, after, act) => {
                 let driver = drivers.for_step(&step.uses).ok_or_else(|| UndoError::from(missing(&step)));
-                let outcome = driver.and_then(|driver| driver.undo(&step, &before, after.as_ref(), token, steady));
+                let outcome = driver.and_then(|driver| {
+                    let token = hands.token(&step, Deed::Undo, act)?;
+                    driver.undo(&step, &before, after.as_ref(), token, steady)
+                });
                 Message::Undone(step.ix, outcome)
             }
             Self::ObserveUndo(step, before) => {

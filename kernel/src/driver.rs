@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemas::{
-    Act, Change, Check, Class, Expectation, Finding, PlanStep, Resource, StepAssessment, UndoCommand, WayBack,
+    Act, Change, Check, Class, Digest, Expectation, Finding, PlanStep, Resource, StepAssessment, UndoCommand, WayBack,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::graph::StepIx;
+use crate::token::{Scope, Token, TokenError};
 use crate::transition::{Claim, Seen};
 
 /// What the site says about the environment of a plan; the only facts that lowering may use.
@@ -91,6 +92,24 @@ impl StepSpec {
     /// The operation: what stands after the dot of `uses`.
     pub fn operation(&self) -> &str {
         self.uses.split_once('.').map_or("", |(_, operation)| operation)
+    }
+
+    /// SHA-256 over all that decides what the step does: kind, operation, resources, parameters, ways back, limits and roots, with its
+    /// patterns expanded to `pinned`. A token covers what has its reach and nothing else.
+    pub fn reach_with(&self, pinned: &[String]) -> Digest {
+        let lowered = &self.lowered;
+        let all = (
+            (&self.id, &self.uses, self.with.get(), &self.undo, &self.verify, self.timeout_ms),
+            (&lowered.reads, &lowered.writes, &lowered.argv, &lowered.cwd, lowered.class),
+            (&self.facts.environment, &self.facts.roots, pinned),
+        );
+        // INVARIANT: these are strings, numbers and lists of them, which always serialize.
+        Digest::of(&serde_json::to_vec(&all).unwrap_or_default())
+    }
+
+    /// [`Self::reach_with`] the names that the step is pinned to.
+    pub fn reach(&self) -> Digest {
+        self.reach_with(&self.pinned)
     }
 
     /// The typed parameters. They were checked when the plan was lowered.
@@ -306,75 +325,6 @@ impl Cancel {
     /// Whether it was asked to end.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// What a driver may know of the run.
-#[derive(Clone, Debug)]
-pub struct Scope {
-    /// Id of the run.
-    pub run: String,
-    /// When to end.
-    pub cancel: Cancel,
-    /// After a crash, the last instant (Unix milliseconds) at which the process that drove the run was seen alive. What
-    /// changed later cannot be laid at its door.
-    pub alive_until_ms: Option<i64>,
-}
-
-/// The right to do one thing once: bound to run, step, operation and resources, for seconds.
-#[derive(Debug)]
-pub struct Token {
-    id: String,
-    run: String,
-    step: String,
-    uses: String,
-    writes: Vec<Resource>,
-    undo: bool,
-}
-
-/// What a token does not cover.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the token {id} does not cover {what}")]
-pub struct TokenError {
-    /// The token.
-    pub id: String,
-    /// What was tried.
-    pub what: String,
-}
-
-impl Token {
-    /// A token for `step` in `run`. The executor alone mints tokens, one for each act; a token is consumed by the act.
-    pub fn mint(id: String, run: &str, step: &StepSpec, undo: bool) -> Self {
-        let writes = step.lowered.writes.clone();
-        Self { id, run: run.to_owned(), step: step.id.clone(), uses: step.uses.clone(), writes, undo }
-    }
-
-    /// Its id, which is all of it that reaches the log.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Consumes the token for `apply`.
-    pub fn spend_on_apply(self, step: &StepSpec, scope: &Scope) -> Result<(), TokenError> {
-        self.spend(step, scope, false)
-    }
-
-    /// Consumes the token for `undo`.
-    pub fn spend_on_undo(self, step: &StepSpec, scope: &Scope) -> Result<(), TokenError> {
-        self.spend(step, scope, true)
-    }
-
-    fn spend(self, step: &StepSpec, scope: &Scope, undo: bool) -> Result<(), TokenError> {
-        let covers = self.run == scope.run
-            && self.step == step.id
-            && self.uses == step.uses
-            && self.undo == undo
-            && self.writes == step.lowered.writes;
-        if covers {
-            return Ok(());
-        }
-        let act = if undo { "undoing" } else { "applying" };
-        Err(TokenError { id: self.id, what: format!("{act} step {} of run {}", step.id, scope.run) })
     }
 }
 

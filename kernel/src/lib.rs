@@ -12,14 +12,16 @@ mod event;
 mod frontier;
 mod graph;
 mod run;
+mod token;
 mod transition;
 
 pub use driver::{
     AfterImage, BeforeImage, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind, Lowered,
-    Output, Scope, SideCommand, Sighting, StepSpec, Token, TokenError, UndoError, parameters,
+    Output, SideCommand, Sighting, StepSpec, UndoError, parameters,
 };
 pub use event::{Event, RunFact, StepFact};
 pub use graph::{Graph, GraphError, StepIx};
 pub use run::{Effect, IllegalEvent, MAX_UNDO_ATTEMPTS, Mode, Run};
 pub use schemas::{End, Resource, ResourceError};
+pub use token::{Authority, Scope, Token, TokenError};
 pub use transition::{Claim, Seen, StepState, UndoClaim, next};

@@ -85,7 +85,8 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
         "approvals": request.people.approvals, "teams": request.people.teams,
     });
     let teams: Vec<String> = teams.collect();
-    let decisions = Decisions { phase: phase.to_owned(), bundle: engine.digest(), inputs, blast: whole, plan, steps };
+    let (phase, bundle, ceilings) = (phase.to_owned(), engine.digest(), Vec::new());
+    let decisions = Decisions { phase, bundle, inputs, blast: whole, plan, steps, ceilings };
     let people = people(&needs).max(u64::from(!teams.is_empty()));
     let used = used(request, &surveyed);
     let Decider { refusals, asks, .. } = decider;

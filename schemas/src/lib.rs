@@ -12,6 +12,7 @@ mod envelope;
 mod exit;
 mod extension;
 mod finding;
+mod grant;
 mod keys;
 mod limits;
 mod manifest;
@@ -37,6 +38,7 @@ pub use envelope::{Document, Envelope, EnvelopeError, Signature, SignatureKind, 
 pub use exit::ExitCode;
 pub use extension::Extension;
 pub use finding::{Finding, Severity, WhoCanAct, sort_findings};
+pub use grant::{Ceiling, Deed, Grant};
 pub use keys::{KeyError, KeyId, SecretKey, public_from_hex};
 pub use limits::Limits;
 pub use manifest::{ApprovalsRequired, Decision, Decisions, GateVerdict, Manifest, Ruling};

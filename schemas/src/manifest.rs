@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blast::Blast;
 use crate::digest::Digest;
+use crate::grant::Ceiling;
 use crate::limits::Limits;
 use crate::plan::Class;
 use crate::statement::Predicate;
@@ -91,6 +92,8 @@ pub struct Decisions {
     pub plan: Decision,
     /// One per step, in the order of the plan.
     pub steps: Vec<Decision>,
+    /// The most that each step may be granted, in the order of the plan.
+    pub ceilings: Vec<Ceiling>,
 }
 
 /// What a decision comes to.

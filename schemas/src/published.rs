@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use crate::{Approval, Assessment, Decisions, Envelope, Manifest, Plan, Receipt, Record, Statement, TrustRoot};
+use crate::{Approval, Assessment, Decisions, Envelope, Grant, Manifest, Plan, Receipt, Record, Statement, TrustRoot};
 
 const BASE: &str = "https://backout.dev/schemas/";
 
@@ -76,6 +76,7 @@ pub fn published() -> Vec<(&'static str, Value)> {
         ("assessment.v1.json", shown::<Assessment>("assessment.v1.json", example!("assessment.v1.json"))),
         ("manifest.v1.json", shown::<Statement<Manifest>>("manifest.v1.json", example!("manifest.v1.json"))),
         ("decisions.v1.json", shown::<Decisions>("decisions.v1.json", example!("decisions.v1.json"))),
+        ("grant.v1.json", shown::<Grant>("grant.v1.json", example!("grant.v1.json"))),
         ("approval.v1.json", shown::<Statement<Approval>>("approval.v1.json", example!("approval.v1.json"))),
         ("record.v1.json", shown::<Record>("record.v1.json", example!("record.v1.json"))),
         ("receipt.v1.json", shown::<Statement<Receipt>>("receipt.v1.json", example!("receipt.v1.json"))),

@@ -72,6 +72,8 @@ pub struct StepReceipt {
     pub id: String,
     /// The state it ended in.
     pub state: String,
+    /// Ids of the tokens with which it acted and was undone, by which they are revoked.
+    pub tokens: Vec<String>,
     /// What changed, as observed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,

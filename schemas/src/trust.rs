@@ -284,6 +284,11 @@ impl TrustRoot {
         self.roles.get(&role.to_string()).map_or(&[], |holders| &holders.keyids)
     }
 
+    /// Whether a key counts in a role at time `at`.
+    pub fn check_key(&self, role: &Role, keyid: KeyId, at: Timestamp) -> Result<(), TrustError> {
+        self.key_for(role, keyid, at).map(|_| ())
+    }
+
     pub(crate) fn key_for(&self, role: &Role, keyid: KeyId, at: Timestamp) -> Result<UsableKey<'_>, TrustError> {
         if at >= self.expires {
             return Err(TrustError::RootExpired { version: self.version, expires: self.expires });

@@ -229,10 +229,15 @@ fn a_plan_named_without_a_folder_is_signed_beside_itself() {
 #[test]
 fn an_end_without_its_receipt_gets_it_from_recover() {
     let bench = Bench::new();
-    let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n")])));
+    let steps = json!([{"id": "wait", "uses": "command.run", "with": {"argv": ["sleep", "1"]}}]);
+    let manifest = bench.gated("a", &plan("a", steps));
     let (key, away) = (bench.path("state/keys/runner.key"), bench.path("state/runner.key"));
+    let mut child = bench.command(&["run", &manifest]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while !lines.next().unwrap().unwrap().contains("apply_started") {}
     std::fs::rename(&key, &away).unwrap();
-    assert_eq!(bench.run(&["run", &manifest]).code, 3, "the end is in the log and nobody could sign the receipt");
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(3), "the end is in the log and nobody could sign the receipt");
     std::fs::rename(&away, &key).unwrap();
     assert_eq!(bench.run(&["show", "a"]).value["receipt"], Value::Null);
     let recovered = bench.run(&["recover"]);

@@ -94,6 +94,7 @@ fn loaded(random: &mut Random) -> Loaded {
         facts: facts.clone(),
         decisions: Arc::new(Vec::new()),
         decisions_digest: Digest::of(b"decisions"),
+        ceilings: Arc::default(),
     }
 }
 

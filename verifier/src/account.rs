@@ -8,6 +8,7 @@ use schemas::{Change, Digest, RecordBody};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     changes: BTreeMap<u32, Vec<Change>>,
+    tokens: BTreeMap<u32, Vec<String>>,
     left: BTreeMap<u32, String>,
     receipt: Option<Digest>,
 }
@@ -23,6 +24,11 @@ impl Account {
                 self.changed(*step, changes);
                 self.leave(*step, detail);
             }
+            RecordBody::ApplyStarted { step, token, .. } | RecordBody::UndoStarted { step, token } => {
+                self.tokens.entry(*step).or_default().push(token.clone());
+            }
+            // Announced and never given out: there was no such token.
+            RecordBody::ApplyWithdrawn { step } => drop(self.tokens.entry(*step).or_default().pop()),
             RecordBody::UndoReturned { step, message, .. } => self.leave(*step, message),
             RecordBody::UndoSighted { step, detail, .. } if !detail.is_empty() => self.leave(*step, detail),
             RecordBody::Receipted { receipt } => self.receipt = Some(*receipt),
@@ -34,12 +40,18 @@ impl Account {
     /// The account of the steps that a corrected plan keeps, under their new indices.
     pub fn carried(&self, kept: &[(u32, u32)]) -> Self {
         let changes = kept.iter().filter_map(|(old, new)| Some((*new, self.changes.get(old)?.clone()))).collect();
-        Self { changes, left: BTreeMap::new(), receipt: None }
+        let tokens = kept.iter().filter_map(|(old, new)| Some((*new, self.tokens.get(old)?.clone()))).collect();
+        Self { changes, tokens, left: BTreeMap::new(), receipt: None }
     }
 
     /// What a step changed, as last observed.
     pub fn changes(&self, step: u32) -> &[Change] {
         self.changes.get(&step).map_or(&[], Vec::as_slice)
+    }
+
+    /// Ids of the tokens that were given out for a step, oldest first.
+    pub fn tokens(&self, step: u32) -> &[String] {
+        self.tokens.get(&step).map_or(&[], Vec::as_slice)
     }
 
     /// What was last said about what a step left behind.

@@ -54,6 +54,7 @@ pub fn receipt(input: &ReceiptInput<'_>, end: End, reason: &str, ended: Timestam
         StepReceipt {
             id: input.step_ids.get(ix.at()).cloned().unwrap_or_default(),
             state: state.as_str().to_owned(),
+            tokens: input.account.tokens(ix.0).to_vec(),
             unlisted: (found.len() - listed.len()) as u64,
             changes: listed,
             left: what_is_left(state, end, input.account.left(ix.0)),

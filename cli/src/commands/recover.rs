@@ -181,14 +181,32 @@ fn recover_one(
     }
     let slots = slots(default_jobs());
     let facts = opening_facts(&folded, args.resume);
+    let goes_back = facts.iter().any(|fact| matches!(fact, RecordBody::UndoRequested { .. }));
+    let leave = match goes_back || folded.run.mode() == kernel::Mode::Back {
+        true => None,
+        false => Some(may_resume(home, drivers, &journal, &folded)?),
+    };
     let mut conductor = Conductor::new(folded, slots);
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
     }
     let alive_until_ms = Some(home.alive_until_ms());
-    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output, warden: None };
+    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output, leave };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     Ok(tell(&rested, output))
+}
+
+/// Leave to go on forward; who does not get it can still put everything back.
+fn may_resume(
+    home: &Home,
+    drivers: &kernel::DriverSet,
+    journal: &SqliteJournal,
+    folded: &Folded,
+) -> Result<flow::Leave, Problem> {
+    crate::judge::resume(home, drivers, &flow::records(journal)?, folded).map_err(|mut problem| {
+        problem.next = format!("backout recover {}, without --resume, puts everything back", folded.subject.session);
+        problem
+    })
 }
 
 /// What recovery puts into the log before it does anything.

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;
     }
     let alive_until_ms = Some(home.alive_until_ms());
-    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output, warden: None };
+    let driving = Driving { home, drivers: drivers.clone(), alive_until_ms, output, leave: None };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     if rested.folded.run.ended().is_some() || !rested.folded.run.is_amendable() {
         let title = "what came after the kept steps could not be put back";
@@ -90,8 +90,8 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
     journal
         .append(jiff::Timestamp::now(), &[Entry { subject: Some(subject), fact }])
         .map_err(|error| Problem::journal(&error))?;
-    let warden = Some(opening.warden.clone());
-    let driving = Driving { home, drivers, alive_until_ms: None, output, warden };
+    let leave = Some(opening.leave.clone());
+    let driving = Driving { home, drivers, alive_until_ms: None, output, leave };
     let rested = flow::drive(&driving, Conductor::new(folded, slots), journal)?;
     Ok(tell(&rested, output))
 }

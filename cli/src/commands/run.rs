@@ -53,10 +53,10 @@ pub(crate) fn run(args: &RunArgs, home: &Home, output: &Output) -> Result<ExitCo
         AfterFailure::Undo => OnFailure::Undo,
         AfterFailure::Hold => OnFailure::Hold,
     };
-    let warden = Some(opening.warden.clone());
+    let leave = Some(opening.leave.clone());
     let folded = flow::open_run(opening, on_failure, &mut journal)?;
     let slots = slots(args.jobs);
-    let driving = Driving { home, drivers, alive_until_ms: None, output, warden };
+    let driving = Driving { home, drivers, alive_until_ms: None, output, leave };
     let rested = flow::drive(&driving, Conductor::new(folded, slots), Box::new(journal))?;
     Ok(tell(&rested, output))
 }

@@ -66,7 +66,7 @@ pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitC
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout show RUN"))?;
     }
     let alive_until_ms = was_open.then(|| home.alive_until_ms());
-    let driving = Driving { home, drivers, alive_until_ms, output, warden: None };
+    let driving = Driving { home, drivers, alive_until_ms, output, leave: None };
     let rested = flow::drive(&driving, conductor, Box::new(journal))?;
     Ok(tell(&rested, output))
 }

@@ -325,7 +325,7 @@ impl Driver for Command {
         token: Token,
         scope: &Scope,
     ) -> Result<Output, DriverError> {
-        token.spend_on_apply(step, scope)?;
+        scope.may_apply(step, token)?;
         let params: Run = step.params()?;
         words::look_where_they_lead(step, &params)?;
         let cwd = lower::cwd_of(&params, &step.facts).map_err(DriverError::Refused)?;
@@ -380,7 +380,7 @@ impl Driver for Command {
         token: Token,
         scope: &Scope,
     ) -> Result<(), UndoError> {
-        token.spend_on_undo(step, scope).map_err(DriverError::from)?;
+        scope.may_undo(step, token).map_err(DriverError::from)?;
         let params: Run = step.params()?;
         let way = lower::way(&params, step.undo.as_ref());
         let data: Before = before.data()?;

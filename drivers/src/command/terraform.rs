@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use kernel::{Cancel, DriverError, Scope, StepSpec};
+use kernel::{DriverError, Scope, StepSpec};
 use schemas::{ChangeKind, Class, Hazard, Resource, ResourceChange};
 use serde::Deserialize;
 use serde_json::Value;
@@ -79,7 +79,7 @@ pub(super) fn saved_plan(step: &StepSpec) -> Result<Option<Planned>, DriverError
         return Err(DriverError::Refused(format!("the saved plan {plan} must be declared in reads")));
     }
     let argv = [program.as_str(), "show", "-json", "-no-color", plan].map(str::to_owned);
-    let scope = Scope { run: "assess".to_owned(), cancel: Cancel::default(), alive_until_ms: None };
+    let scope = Scope::to_look("assess");
     let output = side(&argv, &cwd, None, SHOW_TIMEOUT_MS, &scope)?;
     if output.cut {
         return Err(DriverError::Refused("what the Terraform plan would do is too long to read".to_owned()));

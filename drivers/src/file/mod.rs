@@ -161,7 +161,7 @@ impl Driver for File {
     }
 
     fn apply(&self, step: &StepSpec, before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
-        token.spend_on_apply(step, scope)?;
+        scope.may_apply(step, token)?;
         let before: Before = before.data()?;
         let (root, tree, now) = self.look(&before)?;
         if let Some(foreign) = survey(&before, &tree, &now, &scope.run).foreign.first() {
@@ -206,7 +206,7 @@ impl Driver for File {
         token: Token,
         scope: &Scope,
     ) -> Result<(), UndoError> {
-        token.spend_on_undo(step, scope).map_err(DriverError::from)?;
+        scope.may_undo(step, token).map_err(DriverError::from)?;
         let before: Before = before.data()?;
         let (root, tree, now) = self.look(&before)?;
         let conflicts = conflicts_of(&before, after, &tree, &now, false, scope)?;

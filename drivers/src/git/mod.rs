@@ -403,7 +403,7 @@ impl Driver for Git {
     }
 
     fn apply(&self, step: &StepSpec, before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
-        token.spend_on_apply(step, scope)?;
+        scope.may_apply(step, token)?;
         let before: Before = before.data()?;
         let repo = before.repo()?;
         self.make_objects(step, &before, &repo)?;
@@ -502,7 +502,7 @@ impl Driver for Git {
         token: Token,
         scope: &Scope,
     ) -> Result<(), UndoError> {
-        token.spend_on_undo(step, scope).map_err(DriverError::from)?;
+        scope.may_undo(step, token).map_err(DriverError::from)?;
         let before: Before = before.data()?;
         let repo = before.repo()?;
         let (_, conflicts) = before.standings(&repo)?;

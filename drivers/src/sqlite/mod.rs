@@ -385,7 +385,7 @@ impl Driver for Sqlite {
     }
 
     fn apply(&self, step: &StepSpec, before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
-        token.spend_on_apply(step, scope)?;
+        scope.may_apply(step, token)?;
         let params: Execute = step.params()?;
         let before: Before = before.data()?;
         let path = database(step)?.absolute();
@@ -469,7 +469,7 @@ impl Driver for Sqlite {
         token: Token,
         scope: &Scope,
     ) -> Result<(), UndoError> {
-        token.spend_on_undo(step, scope).map_err(DriverError::from)?;
+        scope.may_undo(step, token).map_err(DriverError::from)?;
         let before: Before = before.data()?;
         let path = database(step)?.absolute();
         match &before.image {

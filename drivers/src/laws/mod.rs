@@ -1,20 +1,26 @@
 //! The laws that every kind of step keeps, run by each kind's tests on a real world.
 
+mod issuer;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::{
-    AfterImage, Cancel, Claim, Driver, DriverSet, Facts, Scope, Sighting, StepIx, StepSpec, Token, UndoError,
+    AfterImage, Cancel, Claim, Driver, DriverError, DriverSet, Facts, Scope, Sighting, StepIx, StepSpec, Token,
+    UndoError,
 };
-use schemas::{Change, PlanStep, Resource};
+use schemas::{Change, Class, Deed, PlanStep, Resource};
 use serde_json::{Value, json};
 use snapshots::{Root, Store, scan};
+
+use self::issuer::{Issuer, RUN};
 
 /// A world to act on, and the drivers.
 pub(crate) struct World {
     dir: tempfile::TempDir,
     drivers: DriverSet,
     scope: Scope,
+    issuer: Arc<Issuer>,
 }
 
 impl World {
@@ -22,8 +28,10 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("root")).unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
-        let scope = Scope { run: "run-law".to_owned(), cancel: Cancel::default(), alive_until_ms: None };
-        Self { drivers: crate::all(&store), dir, scope }
+        let issuer = Arc::new(Issuer::default());
+        let authority = issuer.clone();
+        let scope = Scope { run: RUN.to_owned(), cancel: Cancel::default(), alive_until_ms: None, authority };
+        Self { drivers: crate::all(&store), dir, scope, issuer }
     }
 
     pub(crate) fn at(&self, path: &str) -> PathBuf {
@@ -75,7 +83,26 @@ impl World {
     }
 
     pub(crate) fn token(&self, step: &StepSpec, undo: bool) -> Token {
-        Token::mint("t".to_owned(), &self.scope.run, step, undo)
+        self.issuer.token(step, RUN, if undo { Deed::Undo } else { Deed::Apply })
+    }
+
+    /// Tokens that are not for acting on `step` as it is.
+    fn bad_tokens(&self, step: &StepSpec) -> Vec<(&'static str, Token)> {
+        let other = |change: &dyn Fn(&mut StepSpec)| {
+            let mut other = step.clone();
+            change(&mut other);
+            self.issuer.token(&other, RUN, Deed::Apply)
+        };
+        vec![
+            ("another run's token", self.issuer.token(step, "another run", Deed::Apply)),
+            ("a token for undoing", self.issuer.token(step, RUN, Deed::Undo)),
+            ("another step's token", other(&|step| step.id = "other".to_owned())),
+            ("another operation's token", other(&|step| step.uses = "file.other".to_owned())),
+            ("a token for other resources", other(&|step| step.lowered.writes.push(Resource::file("/other")))),
+            ("a token for other patterns", other(&|step| step.pinned.push("/other".to_owned()))),
+            ("a token for other inputs", other(&|step| step.timeout_ms = Some(1))),
+            ("a token for another class", other(&|step| step.lowered.class = Class::Irreversible)),
+        ]
     }
 
     /// All files of the world but what git and SQLite keep for themselves.
@@ -102,13 +129,19 @@ pub(crate) fn keeps_the_laws(world: &World, step: &StepSpec, state: &dyn Fn(&Wor
     assert!(matches!(driver.observe(step, &before, None, scope), Sighting::Absent), "{name}: not absent before");
     assert_eq!(state(world), before_state, "{name}: probe, prepare or observe changed something");
 
-    let wrong = Token::mint("t".to_owned(), "another run", step, false);
-    assert!(driver.apply(step, &before, wrong, scope).is_err(), "{name}: acts with another run's token");
-    let undo_token = world.token(step, true);
-    assert!(driver.apply(step, &before, undo_token, scope).is_err(), "{name}: acts with a token for undoing");
+    for (what, token) in world.bad_tokens(step) {
+        let outcome = driver.apply(step, &before, token, scope);
+        assert!(matches!(outcome, Err(DriverError::Token(_))), "{name}: acts with {what}: {outcome:?}");
+    }
+    let looking = Scope::to_look(RUN);
+    assert!(driver.apply(step, &before, world.token(step, false), &looking).is_err(), "{name}: acts while looking");
     assert_eq!(state(world), before_state, "{name}: changed something without a token");
 
-    driver.apply(step, &before, world.token(step, false), scope).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let token = world.token(step, false);
+    let again = Token::new(token.envelope().clone());
+    driver.apply(step, &before, token, scope).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let outcome = driver.apply(step, &before, again, scope);
+    assert!(matches!(outcome, Err(DriverError::Token(_))), "{name}: a token was spent twice: {outcome:?}");
     let once = state(world);
     assert_ne!(once, before_state, "{name}: changed nothing");
     driver
@@ -117,7 +150,9 @@ pub(crate) fn keeps_the_laws(world: &World, step: &StepSpec, state: &dyn Fn(&Wor
     assert_eq!(state(world), once, "{name}: twice is not once");
 
     let (after, changes) = present(driver.observe(step, &before, Some(Claim::Done), scope), &name);
-    assert_eq!(state(world), once, "{name}: observe changed something");
+    let outcome = driver.undo(step, &before, Some(&after), world.token(step, false), scope);
+    assert!(outcome.is_err(), "{name}: undoes with a token for acting");
+    assert_eq!(state(world), once, "{name}: observe changed something, or undo without a token");
     for change in &changes {
         let resource: Resource = change.resource.parse().unwrap();
         assert!(
