@@ -14,6 +14,7 @@ use schemas::{
 
 use crate::home::Home;
 use crate::judge;
+use crate::lineage::Lineage;
 use crate::look::Corrected;
 use crate::output::Output;
 use crate::problem::{Problem, chain};
@@ -84,6 +85,8 @@ pub(crate) struct Gated {
     pub(crate) decisions: Decisions,
     /// What the shadow bundle would decide otherwise.
     pub(crate) shadow: Vec<String>,
+    /// The plan that it follows, where it names one.
+    pub(crate) lineage: Option<Lineage>,
 }
 
 /// Check, assess, decide, sign. A refusal is a record like any other.
@@ -111,7 +114,13 @@ pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Ga
         let codes = problem.findings.iter().map(|finding| finding.code.to_string()).collect();
         let digest = Digest::of(&findings);
         home.keep(digest, &findings)?;
-        home.note(RecordBody::Refused { plan: Some(read.digest), codes, findings: digest })?;
+        home.keep(read.digest, bytes)?;
+        home.note(RecordBody::Refused {
+            plan: Some(read.digest),
+            codes,
+            findings: digest,
+            decisions: problem.decisions.as_deref().copied(),
+        })?;
     }
     outcome
 }

@@ -14,10 +14,11 @@ use schemas::{
 
 use crate::flow::{Gated, Leave, Opening, ReadPlan, check, find_manifest, issued, load, nonce, used_by};
 use crate::home::Home;
+use crate::lineage::lineage;
 use crate::look::{Corrected, assess, unknown_commands};
 use crate::problem::{Problem, chain};
 use crate::site::Site;
-use crate::{ledger, rules, votes};
+use crate::{changed, ledger, rules, votes};
 
 /// How long a manifest may be run after it was issued.
 const MANIFEST_MINUTES: i64 = 60;
@@ -41,6 +42,7 @@ pub(crate) fn decide(
     let assessment = assessed.map_err(|findings| {
         Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN")
     })?;
+    let lineage = lineage(home, records, &planned.plan, &assessment)?;
     let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
     let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
     let entries = ledger::entries(records);
@@ -53,17 +55,22 @@ pub(crate) fn decide(
         session: ledger::session(&entries, &planned.plan.session, gate_facts.inventory.mode()),
         people: People::default(),
         own_resources: ledger::made_by(records, &planned.plan.session, &signer.owner, &planned.plan.environment),
+        drilled: ledger::drilled(records, &planned.plan.environment, Timestamp::now()),
         unknown: unknown_commands(&planned.steps, &planned.plan.checks, &planned.facts, &drivers),
         steps: step_facts(&planned.steps, &assessment.steps),
     };
-    let outcome = policy::decide(&engine, &request, "gate");
-    refuse_denied(&outcome)?;
+    let mut outcome = policy::decide(&engine, &request, "gate");
+    home.keep(digest, bytes)?;
+    home.keep(site.digest(), &site.document())?;
+    home.keep(request.assessment, &assessment_bytes)?;
+    if let Err(mut problem) = refuse_denied(&outcome) {
+        problem.decisions = Some(Box::new(keep_decisions(home, &site, &mut outcome.decisions)?));
+        return Err(problem);
+    }
     refuse_over(home, records, trust, &entries, &request, &planned.plan.session, outcome.used.clone())?;
     let shadow = shadow(home, &request, &outcome);
-    let mut outcome = outcome;
     outcome.decisions.ceilings = tokens::ceilings(planned.steps.iter().zip(&assessment.steps));
-    let decisions_bytes = serde_json::to_vec(&outcome.decisions).unwrap_or_default();
-    let names = (engine.digest(), site.digest(), Digest::of(&decisions_bytes));
+    let names = (engine.digest(), site.digest(), keep_decisions(home, &site, &mut outcome.decisions)?);
     let manifest = manifest(&planned, &request, &outcome, signer, trust, names)?;
     let statement = Statement::new(vec![Subject::new("plan", digest)], manifest.clone());
     let payload = statement.to_payload();
@@ -72,10 +79,6 @@ pub(crate) fn decide(
     }
     let envelope = Envelope::sign(Statement::<Manifest>::PAYLOAD_TYPE, &payload, &[&home.key("gate")?]);
     let manifest_digest = Digest::of(&payload);
-    home.keep(digest, bytes)?;
-    home.keep(site.digest(), &site.document())?;
-    home.keep(request.assessment, &assessment_bytes)?;
-    home.keep(manifest.decisions, &decisions_bytes)?;
     home.keep(manifest_digest, &envelope.to_json())?;
     let key = read.plan.idempotency_key.clone().map(|key| (signer.owner.clone(), key));
     home.note(RecordBody::Gated {
@@ -84,7 +87,18 @@ pub(crate) fn decide(
         assessment: request.assessment,
         request: key,
     })?;
-    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions, shadow })
+    Ok(Gated { digest: manifest_digest, manifest, assessment, decisions: outcome.decisions, shadow, lineage })
+}
+
+/// Keeps decisions, allowed or not, with everything that is needed to make them again. Returns their digest.
+fn keep_decisions(home: &Home, site: &Site, decisions: &mut schemas::Decisions) -> Result<Digest, Problem> {
+    if let Some(inputs) = decisions.inputs.as_object_mut() {
+        inputs.insert("site".to_owned(), serde_json::json!(site.digest()));
+    }
+    let bytes = serde_json::to_vec(decisions).unwrap_or_default();
+    let digest = Digest::of(&bytes);
+    home.keep(digest, &bytes)?;
+    Ok(digest)
 }
 
 /// What the bundle in the folder `shadow` would decide otherwise, in a line each. It reports and decides nothing: not even its errors refuse.
@@ -93,7 +107,7 @@ fn shadow(home: &Home, request: &Request<'_>, outcome: &Outcome) -> Vec<String> 
     if !folder.is_dir() {
         return Vec::new();
     }
-    let engine = match rules::read(&folder).and_then(|bundle| bundle.engine().map_err(rules::refuse)) {
+    let engine = match rules::read(&folder).and_then(|bundle| bundle.engine(Timestamp::now()).map_err(rules::refuse)) {
         Ok(engine) => engine,
         Err(problem) => return vec![problem.title],
     };
@@ -167,6 +181,7 @@ pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessmen
         act: step.lowered.act.as_ref(),
         command: step.lowered.argv.join(" "),
         has_checks: !step.verify.is_empty(),
+        way: policy::way_back(&step.uses, &step.lowered.argv),
     };
     steps.iter().zip(assessed).map(facts).collect()
 }
@@ -226,6 +241,7 @@ fn manifest(
         approvals: ApprovalsRequired {
             people: outcome.people,
             role: Role::Approver(planned.plan.environment.clone()).to_string(),
+            minutes: outcome.minutes,
             teams: outcome.teams.clone(),
         },
         issued,
@@ -245,7 +261,7 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
     }
     let (trust, site) = (home.trust()?, home.site()?);
     let engine = rules::in_force(home, records, trust.document())?;
-    refuse_changed(&manifest, &engine, &site, trust.document())?;
+    refuse_changed(home, records, &manifest, &engine, &site, trust.document())?;
     let runner = home.key("runner")?.id();
     trust.document().check_key(&Role::Runner, runner, now).map_err(|error| {
         Problem::identity(
@@ -279,7 +295,7 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
     let verified = issued(home, trust.document(), folded.manifest, began)?;
     let manifest = &verified.document().predicate;
     let engine = rules::in_force(home, records, trust.document())?;
-    refuse_changed(manifest, &engine, &site, trust.document())?;
+    refuse_changed(home, records, manifest, &engine, &site, trust.document())?;
     let counted = votes::approvals(home, records, folded.manifest, manifest, began)?;
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
     let (now, goes_on) = (Timestamp::now(), folded.subject.run.as_str());
@@ -299,15 +315,22 @@ fn leave(
 }
 
 /// What the gate decided under is what is in force.
-fn refuse_changed(manifest: &Manifest, engine: &policy::Engine, site: &Site, trust: &TrustRoot) -> Result<(), Problem> {
+fn refuse_changed(
+    home: &Home,
+    records: &[Record],
+    manifest: &Manifest,
+    engine: &policy::Engine,
+    site: &Site,
+    trust: &TrustRoot,
+) -> Result<(), Problem> {
     if manifest.policy != engine.digest() {
-        return Err(Problem::stale("the policy changed since the gate decided"));
+        return Err(changed::policy(home, manifest, engine.digest()));
     }
     if manifest.site != site.digest() {
-        return Err(Problem::stale("backout.toml or inventory.toml changed since the gate decided"));
+        return Err(changed::site(home, manifest, site.texts()));
     }
     if manifest.trust_version != trust.version {
-        return Err(Problem::stale("the trust root changed since the gate decided"));
+        return Err(changed::trust(home, records, manifest, trust));
     }
     Ok(())
 }
@@ -366,6 +389,7 @@ impl Asked<'_> {
             session: ledger::session(&entries, &manifest.session, gate_facts.inventory.mode()),
             people,
             own_resources: ledger::made_by(records, &manifest.session, &signer.owner, &manifest.environment),
+            drilled: ledger::drilled(records, &manifest.environment, self.now),
             unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, self.drivers),
             steps: step_facts(&loaded.steps, &loaded.assessed),
         };

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use policy::{Entry, Mode, Raise, SessionFacts};
-use schemas::{ChangeKind, End, Envelope, Extension, Record, RecordBody, Role, Statement, TrustRoot, Used, Verb};
+use schemas::{
+    ChangeKind, End, Envelope, Extension, Record, RecordBody, Role, SeenWord, Statement, TrustRoot, Used, Verb,
+};
 
 use crate::home::Home;
 use crate::problem::{Problem, chain};
@@ -90,6 +92,31 @@ pub(crate) fn made_by(records: &[Record], session: &str, agent: &str, environmen
         }
     }
     made.into_values().flatten().collect()
+}
+
+/// Days for which a rehearsal of a way back counts.
+const DRILL_DAYS: i64 = 90;
+
+/// Ways back that were seen to work in an environment not long ago: steps that were undone and then observed as before.
+pub(crate) fn drilled(records: &[Record], environment: &str, now: Timestamp) -> BTreeSet<String> {
+    let since = now - SignedDuration::from_hours(24 * DRILL_DAYS);
+    let mut acting: BTreeMap<(&str, u32), String> = BTreeMap::new();
+    let mut out = BTreeSet::new();
+    for record in records.iter().filter(|record| record.time >= since) {
+        let Some(subject) = record.subject.as_ref().filter(|subject| subject.environment == environment) else {
+            continue;
+        };
+        match &record.fact {
+            RecordBody::ApplyStarted { step, uses, argv, .. } => {
+                acting.insert((&subject.run, *step), policy::way_back(uses, argv));
+            }
+            RecordBody::UndoSighted { step, seen: SeenWord::Absent, .. } => {
+                out.extend(acting.get(&(subject.run.as_str(), *step)).cloned());
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Every raise of a limit, its operator's signature verified as of the time when it went on record.

@@ -2,11 +2,14 @@
 //!
 //! Data goes to standard output, everything else to standard error. Must never end with a code that hides how it ended.
 
+mod brief;
+mod changed;
 mod commands;
 mod flow;
 mod home;
 mod judge;
 mod ledger;
+mod lineage;
 mod look;
 mod output;
 mod problem;

@@ -20,12 +20,15 @@ pub(crate) struct Problem {
     pub(crate) next: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) findings: Vec<Finding>,
+    /// The kept decisions by which the policy said no.
+    #[serde(skip)]
+    pub(crate) decisions: Option<Box<schemas::Digest>>,
 }
 
 impl Problem {
     pub(crate) fn new(exit: ExitCode, kind: Code, title: impl Into<String>, next: impl Into<String>) -> Self {
         let (title, next) = (title.into(), next.into());
-        Self { kind, title, exit, exit_number: exit.number(), next, findings: Vec::new() }
+        Self { kind, title, exit, exit_number: exit.number(), next, findings: Vec::new(), decisions: None }
     }
 
     /// Wrong usage.

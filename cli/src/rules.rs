@@ -14,7 +14,7 @@ use crate::home::{Home, write_durably};
 use crate::problem::{Problem, chain};
 
 /// Folders of a bundle.
-const FOLDERS: [&str; 3] = ["policies", "invariants", "cases"];
+const FOLDERS: [&str; 4] = ["policies", "exceptions", "invariants", "cases"];
 
 /// Name of the signed list in the folder of a bundle.
 pub(crate) const LIST: &str = "bundle.json";
@@ -79,8 +79,14 @@ fn pinned(records: &[Record]) -> Option<(u64, schemas::Digest)> {
     })
 }
 
-/// The engine over the policy in force.
+/// The engine over the policy in force, as of now.
 pub(crate) fn in_force(home: &Home, records: &[Record], trust: &TrustRoot) -> Result<Engine, Problem> {
+    let bundle = bundle_in_force(home, records, trust)?;
+    bundle.engine(Timestamp::now()).map_err(|error| refuse(chain(&error)))
+}
+
+/// The policy in force, its signatures and its serial checked.
+pub(crate) fn bundle_in_force(home: &Home, records: &[Record], trust: &TrustRoot) -> Result<Bundle, Problem> {
     let folder = home.path("policy");
     let bundle = read(&folder)?;
     let signed = listing(&folder, trust)?;
@@ -95,7 +101,7 @@ pub(crate) fn in_force(home: &Home, records: &[Record], trust: &TrustRoot) -> Re
         }
         _ => {}
     }
-    bundle.engine().map_err(|error| refuse(chain(&error)))
+    Ok(bundle)
 }
 
 /// Signs a bundle and puts it in force: written into the state folder, pinned in the log. Returns its serial.
@@ -131,6 +137,7 @@ pub(crate) fn put_in_force(
         let path = folder.join(name);
         write_durably(&path, text.as_bytes(), 0o644).map_err(|error| failed(&path, error))?;
     }
+    home.keep(bundle.digest(), &bundle.names())?;
     let path = folder.join(LIST);
     write_durably(&path, &envelope.to_json(), 0o644).map_err(|error| failed(&path, error))?;
     home.note(RecordBody::PolicyPinned { serial, digest: schemas::Digest::of(&payload) })?;

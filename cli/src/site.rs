@@ -31,6 +31,13 @@ pub(crate) struct Texts {
     inventory: String,
 }
 
+impl Texts {
+    /// Each file by its name, beside another version of it.
+    pub(crate) fn beside<'a>(&'a self, other: &'a Self) -> [(&'static str, &'a str, &'a str); 2] {
+        [("backout.toml", &self.site, &other.site), ("inventory.toml", &self.inventory, &other.inventory)]
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Environment {
@@ -80,6 +87,11 @@ impl Site {
         }
         site.texts = texts;
         Ok(site)
+    }
+
+    /// The files as they were read.
+    pub(crate) fn texts(&self) -> &Texts {
+        &self.texts
     }
 
     /// The files as one document.

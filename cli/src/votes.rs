@@ -58,7 +58,8 @@ pub(crate) fn approvals(
         }
         let envelope = Envelope::from_json(&home.document(*approval)?)
             .map_err(|error| Problem::identity(chain(&error), "backout approve"))?;
-        let vote: policy::Vote = envelope.verify(trust.document(), &role, now).map_err(|error| {
+        // Its key is judged as of when the log took it: the signer's clock proves nothing.
+        let vote: policy::Vote = envelope.verify(trust.document(), &role, record.time).map_err(|error| {
             Problem::identity(format!("an approval is not good: {}", chain(&error)), "backout approve")
         })?;
         if vote.digest() != *approval {
@@ -72,6 +73,7 @@ pub(crate) fn approvals(
         requester: &manifest.requester,
         trust: trust.document(),
         now,
+        minutes: manifest.approvals.minutes,
     };
     policy::count(&about, &manifest.approvals, &votes).map_err(|findings| {
         if let Some(no) = findings.iter().find(|finding| finding.code == Code::REJECTED) {
@@ -97,6 +99,7 @@ pub(crate) fn check(
         requester: &manifest.requester,
         trust,
         now,
+        minutes: manifest.approvals.minutes,
     };
     let objection = policy::objection(vote, &about).or_else(|| {
         let nonce = &vote.document().predicate.nonce;

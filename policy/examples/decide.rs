@@ -29,7 +29,7 @@ fn main() {
     for count in [46, 100, 1_000] {
         let bundle = bundle(count);
         let started = Instant::now();
-        let engine = bundle.engine().unwrap();
+        let engine = bundle.engine(jiff::Timestamp::now()).unwrap();
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
         let asks: Vec<Ask> = (0..20_000)
             .map(|at| {

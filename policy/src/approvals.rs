@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemas::{Approval, ApprovalsRequired, Code, Digest, Finding, Statement, TrustRoot, Verdict, Verified, WhoCanAct};
 
-/// Longest time that an approval may be good for, in minutes.
-const MOST_MINUTES: i64 = 30;
+/// Longest time that an approval may be good for, in minutes, whatever a rule says.
+pub(crate) const MOST_MINUTES: u64 = 30;
 
 /// An approval whose signature was verified for the role that the manifest names.
 pub type Vote = Verified<Statement<Approval>>;
@@ -35,6 +35,8 @@ pub struct About<'a> {
     pub trust: &'a TrustRoot,
     /// When it is judged.
     pub now: Timestamp,
+    /// Longest time that an approval may be good for, in minutes: what the rules ask for.
+    pub minutes: u64,
 }
 
 /// Counts votes for a manifest. The error says what is missing, and for each vote that did not count why.
@@ -116,15 +118,15 @@ pub fn objection(vote: &Vote, about: &About<'_>) -> Option<(Code, String)> {
     if about.now >= said.expires {
         return Some((Code::APPROVAL_TIME, format!("it expired at {}", said.expires)));
     }
-    if (said.expires.as_second() - said.issued.as_second()) > MOST_MINUTES * 60 {
-        return Some((Code::APPROVAL_TIME, format!("it is good for more than {MOST_MINUTES} minutes")));
+    let minutes = about.minutes.min(MOST_MINUTES);
+    if said.expires.duration_since(said.issued) > SignedDuration::from_mins(minutes.cast_signed()) {
+        return Some((Code::APPROVAL_TIME, format!("it is good for more than {minutes} minutes")));
     }
     None
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
     use schemas::{Document as _, Envelope, Role, SecretKey, Subject, TrustedKey};
 
     use super::*;
@@ -177,10 +179,11 @@ mod tests {
     }
 
     fn counted(people: u64, votes: &[Vote]) -> Result<Counted, Vec<Finding>> {
-        let required = ApprovalsRequired { people, role: role().to_string(), teams: Vec::new() };
+        let required = ApprovalsRequired { people, role: role().to_string(), minutes: MOST_MINUTES, teams: Vec::new() };
         let trust = trust();
         let (environment, requester, now) = ("prod", "bot", Timestamp::now());
-        let about = About { manifest: Digest::of(MANIFEST), environment, requester, trust: &trust, now };
+        let minutes = MOST_MINUTES;
+        let about = About { manifest: Digest::of(MANIFEST), environment, requester, trust: &trust, now, minutes };
         count(&about, &required, votes)
     }
 

@@ -1,14 +1,15 @@
 //! A bundle: policies, invariants and cases, named by one digest over all of them. It is signed as a whole and rises by a serial.
 //!
-//! Layout: `policies/*.cedar`, `invariants/*.cedar`, `cases/*.json`. Nothing else is read.
+//! Layout: `policies/*.cedar`, `exceptions/*.cedar` (narrow permits that end), `invariants/*.cedar`, `cases/*.json`. Nothing else is read.
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use schemas::{Digest, Document, Limits, StrictError, parse_strict};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
-use crate::rule::{RuleError, RuleSet};
+use crate::rule::{EXCEPTIONS, RuleError, RuleSet};
 
 /// The default bundle: deny by default, and rules that a team can live with.
 pub const DEFAULT_FILES: &[(&str, &str)] = &[
@@ -137,21 +138,34 @@ impl Bundle {
 
     /// Names its rules: what is decided depends on the policies alone.
     pub fn digest(&self) -> Digest {
+        Digest::of(&self.names())
+    }
+
+    /// What its digest is the digest of: the vocabulary, and each file of rules by name and digest.
+    pub fn names(&self) -> Vec<u8> {
         let policies: BTreeMap<&String, Digest> =
-            self.of("policies/").map(|(name, text)| (name, Digest::of(text.as_bytes()))).collect();
-        Digest::of(&serde_json::to_vec(&(crate::rule::SCHEMA, policies)).unwrap_or_default())
+            self.of_rules().map(|(name, text)| (name, Digest::of(text.as_bytes()))).collect();
+        serde_json::to_vec(&(crate::rule::SCHEMA, policies)).unwrap_or_default()
+    }
+
+    /// The files that [`Self::names`] wrote down.
+    pub fn names_of(bytes: &[u8]) -> Option<BTreeMap<String, Digest>> {
+        serde_json::from_slice::<(String, BTreeMap<String, Digest>)>(bytes).ok().map(|(_, files)| files)
     }
 
     /// Its rules, loaded.
     pub fn rules(&self) -> Result<RuleSet, BundleError> {
-        let files: Vec<(String, String)> =
-            self.of("policies/").map(|(name, text)| (name.clone(), text.clone())).collect();
+        let files: Vec<(String, String)> = self.of_rules().map(|(name, text)| (name.clone(), text.clone())).collect();
         Ok(RuleSet::load(&files)?)
     }
 
-    /// An engine over its rules.
-    pub fn engine(&self) -> Result<Engine, BundleError> {
-        Ok(Engine::new(self.rules()?, self.digest())?)
+    /// An engine over its rules, without the exceptions that ended.
+    pub fn engine(&self, now: Timestamp) -> Result<Engine, BundleError> {
+        Ok(Engine::at(self.rules()?, self.digest(), now)?)
+    }
+
+    fn of_rules(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.of("policies/").chain(self.of(EXCEPTIONS))
     }
 
     /// Files in one of its folders.
@@ -163,7 +177,7 @@ impl Bundle {
 fn is_file_name(name: &str) -> bool {
     let Some((folder, file)) = name.split_once('/') else { return false };
     let stem = match folder {
-        "policies" | "invariants" => file.strip_suffix(".cedar"),
+        "policies" | "exceptions" | "invariants" => file.strip_suffix(".cedar"),
         "cases" => file.strip_suffix(".json"),
         _ => None,
     };

@@ -184,5 +184,7 @@ fn put(value: &mut Value, path: &str, new: Value) -> Result<(), String> {
 /// Rules that decide no case.
 pub fn uncovered(engine: &Engine, outcomes: &[CaseOutcome]) -> Vec<String> {
     let decided: BTreeSet<&String> = outcomes.iter().flat_map(|outcome| &outcome.rules).collect();
-    engine.rules().rules.keys().filter(|id| !decided.contains(id)).cloned().collect()
+    // An exception is for days, and needs no case.
+    let lasting = engine.rules().rules.values().filter(|rule| rule.expires.is_none());
+    lasting.map(|rule| &rule.id).filter(|id| !decided.contains(id)).cloned().collect()
 }

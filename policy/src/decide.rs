@@ -7,6 +7,7 @@ use schemas::{
 };
 use serde::Serialize;
 
+use crate::approvals::MOST_MINUTES;
 use crate::ask::{
     Ask, Clock, Evidence, Object, PlanAsk, PlanContext, PlanPhase, RepairFacts, Risk, SessionFacts, SiteRules, StepAsk,
     StepContext, Target,
@@ -82,15 +83,24 @@ pub fn decide(engine: &Engine, request: &Request<'_>, phase: &str) -> Outcome {
     let teams = needs.iter().filter_map(|need| if let Need::Role(team) = need { Some(team.clone()) } else { None });
     let inputs = serde_json::json!({
         "principal": request.principal, "session": request.session, "now": request.now,
-        "approvals": request.people.approvals, "teams": request.people.teams,
+        "approvals": request.people.approvals, "teams": request.people.teams, "drilled": request.drilled,
+        "plan": request.plan, "assessment": request.assessment, "environment": request.site.environment,
     });
     let teams: Vec<String> = teams.collect();
     let (phase, bundle, ceilings) = (phase.to_owned(), engine.digest(), Vec::new());
     let decisions = Decisions { phase, bundle, inputs, blast: whole, plan, steps, ceilings };
     let people = people(&needs).max(u64::from(!teams.is_empty()));
     let used = used(request, &surveyed);
+    let minutes = minutes(engine, &decisions);
     let Decider { refusals, asks, .. } = decider;
-    Outcome { decisions, refusals, people, teams, used, asks }
+    Outcome { decisions, refusals, people, teams, minutes, used, asks }
+}
+
+/// How long approvals are good: of the rules that hold the plan the strictest says.
+fn minutes(engine: &Engine, decisions: &Decisions) -> u64 {
+    let held = decisions.steps.iter().chain([&decisions.plan]).filter(|decision| decision.ruling == Ruling::Hold);
+    let said = held.flat_map(|decision| &decision.rules).filter_map(|rule| engine.rule(rule)?.approval_minutes);
+    said.min().unwrap_or(MOST_MINUTES)
 }
 
 /// What the plan uses up of the limits, summed by what is done to what.
@@ -354,6 +364,7 @@ impl Decider<'_> {
             dry_run: looked,
             verification: looked || step.has_checks || !step.writes.is_empty() || assessed.way_back.entry.is_some(),
             compensation: comes_back,
+            drill: self.request.drilled.contains(&step.way),
             ..self.word_of_people()
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use cedar_policy::{
     ActionConstraint, Authorizer, Decision as Answer, EntityTypeName, EntityUid, Policy, PolicySet, ResourceConstraint,
 };
+use jiff::Timestamp;
 use schemas::{Digest, Ruling, Thing, Verb};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,7 @@ pub struct Engine {
     digest: Digest,
     slices: HashMap<Kind, Slice>,
     teams: BTreeSet<String>,
+    until: Option<Timestamp>,
     converter: Converter,
     known: Mutex<HashMap<Ask, Answered>>,
 }
@@ -83,7 +85,18 @@ impl Engine {
             slices.insert(kind, slice);
         }
         let teams = set.teams();
-        Ok(Self { set, digest, slices, teams, converter, known: Mutex::new(HashMap::new()) })
+        Ok(Self { set, digest, slices, teams, until: None, converter, known: Mutex::new(HashMap::new()) })
+    }
+
+    /// An engine over the rules that hold at `now`.
+    pub fn at(set: RuleSet, digest: Digest, now: Timestamp) -> Result<Self, RuleError> {
+        let (set, until) = set.at(now)?;
+        Ok(Self { until, ..Self::new(set, digest)? })
+    }
+
+    /// Whether an exception of it ended meanwhile, so that it answers for another time.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| now >= until)
     }
 
     /// Names the bundle: the same digest means the same answers.
@@ -227,6 +240,8 @@ mod tests {
             hint: String::new(),
             code: Code::POLICY_DENIED,
             needs: Vec::new(),
+            approval_minutes: None,
+            expires: None,
             reads_names: false,
             policy: Policy::parse(Some(PolicyId::new(id)), text).unwrap(),
         }
@@ -261,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_default_bundle_and_its_requests_fit_the_vocabulary() {
-        let engine = Bundle::shipped().engine().unwrap();
+        let engine = Bundle::shipped().engine(Timestamp::now()).unwrap();
         let schema = PARSED.as_ref().unwrap();
         let (request, entities) = engine.converter.request(&ask()).unwrap();
         let (principal, action) = (request.principal().unwrap().clone(), request.action().unwrap().clone());

@@ -34,6 +34,6 @@ pub use import::{Imported, safeclaw};
 pub use inventory::{Described, Inventory, InventoryError};
 pub use limits::{Budget, Entry, Limit, Per, Raise, budgets, over};
 pub use needs::{Need, together};
-pub use request::{Outcome, People, Request, SiteFacts, StepFacts, Unknown};
+pub use request::{Outcome, People, Request, SiteFacts, StepFacts, Unknown, way_back};
 pub use rule::{Rule, RuleError, RuleSet, SCHEMA};
 pub use watch::{Asks, Watch};

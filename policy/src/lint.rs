@@ -41,6 +41,42 @@ pub(crate) fn problems(id: &str, policy: &Policy, permits: bool, has_need: bool)
     out
 }
 
+/// Why a rule is no exception: a permit for named agents or duties, named actions and a type of thing, in a named environment.
+pub(crate) fn narrow(id: &str, policy: &Policy) -> Vec<String> {
+    let Ok(json) = policy.to_json() else { return vec![format!("{id}: has no JSON form")] };
+    let any = |part: &str| json.get(part).and_then(|scope| scope.get("op")).and_then(Value::as_str) == Some("All");
+    let mut out = Vec::new();
+    if policy.effect() != cedar_policy::Effect::Permit {
+        out.push(format!("{id}: an exception permits; it never forbids, and it lifts no forbid"));
+    }
+    for (part, what) in [("principal", "an agent or a duty"), ("action", "actions"), ("resource", "a type of thing")] {
+        if any(part) {
+            out.push(format!("{id}: an exception names {what}"));
+        }
+    }
+    if !reads_environment(&json) {
+        out.push(format!("{id}: an exception says when resource.environment is which"));
+    }
+    out
+}
+
+/// Whether `resource.environment` is held against something anywhere.
+fn reads_environment(value: &Value) -> bool {
+    let is_it = |side: Option<&Value>| {
+        side.and_then(|side| side.get(".")).is_some_and(|access| {
+            access.get("attr").and_then(Value::as_str) == Some("environment")
+                && access.get("left").and_then(|left| left.get("Var")).and_then(Value::as_str) == Some("resource")
+        })
+    };
+    match value {
+        Value::Array(items) => items.iter().any(reads_environment),
+        Value::Object(fields) => fields.iter().any(|(name, inner)| {
+            (name == "==" && (is_it(inner.get("left")) || is_it(inner.get("right")))) || reads_environment(inner)
+        }),
+        _ => false,
+    }
+}
+
 /// Whether `context.evidence` is read anywhere.
 fn reads_evidence(value: &Value) -> bool {
     if is_evidence(value) {

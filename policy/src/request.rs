@@ -43,6 +43,16 @@ pub struct StepFacts<'a> {
     pub command: String,
     /// Whether the plan gives it checks.
     pub has_checks: bool,
+    /// By what its way back is known again, as [`way_back`] names it.
+    pub way: String,
+}
+
+/// By what a way back is known again in another plan: the kind of step, and the program where it runs one.
+pub fn way_back(uses: &str, argv: &[String]) -> String {
+    match argv.first().map(|program| program.rsplit('/').next().unwrap_or(program)) {
+        Some(program) => format!("{uses} {program}"),
+        None => uses.to_owned(),
+    }
 }
 
 /// A command of a check, a capture or `present` that may do anything.
@@ -82,6 +92,8 @@ pub struct Request<'a> {
     pub people: People,
     /// Resources that the session itself made: what is done to them uses up no limit.
     pub own_resources: std::collections::BTreeSet<String>,
+    /// Kinds and programs whose way back was seen to work in this environment not long ago, as [`way_back`] names them.
+    pub drilled: std::collections::BTreeSet<String>,
     /// Commands that run beside the steps to look, and are not known to only read.
     pub unknown: Vec<Unknown>,
     /// The steps.
@@ -99,6 +111,8 @@ pub struct Outcome {
     pub people: u64,
     /// Teams of which one each must be among them.
     pub teams: Vec<String>,
+    /// How long their approvals are good at most, in minutes: the least that a rule which asks for people says.
+    pub minutes: u64,
     /// What it uses up of the limits.
     pub used: Vec<Used>,
     /// The questions, to be asked again while the run goes on.

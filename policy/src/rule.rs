@@ -4,12 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use jiff::Timestamp;
 use schemas::Code;
 
+use crate::approvals::MOST_MINUTES;
 use crate::needs::Need;
 
 /// The vocabulary, as Cedar schema text.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
+
+/// Folder of a bundle with permits that end.
+pub(crate) const EXCEPTIONS: &str = "exceptions/";
 
 /// Largest set of rules that is loaded.
 const MAX_RULES: usize = 10_000;
@@ -40,6 +45,10 @@ pub struct Rule {
     pub code: Code,
     /// What lifts it; empty for a permit and for what nothing lifts.
     pub needs: Vec<Need>,
+    /// How long the approvals are good that it asks for, in minutes, where it says so.
+    pub approval_minutes: Option<u64>,
+    /// From when on an exception is none any more.
+    pub expires: Option<Timestamp>,
     /// Whether it reads the name of the resource, or the words of the command.
     pub reads_names: bool,
     /// The rule itself.
@@ -98,6 +107,19 @@ impl RuleSet {
         if problems.is_empty() { Ok(Self { rules, policies }) } else { Err(RuleError(problems)) }
     }
 
+    /// The rules that hold at `now`, and until when they are these: exceptions end.
+    pub fn at(mut self, now: Timestamp) -> Result<(Self, Option<Timestamp>), RuleError> {
+        let is_over = |rule: &Rule| rule.expires.is_some_and(|expires| now >= expires);
+        let over: Vec<String> = self.rules.values().filter(|rule| is_over(rule)).map(|rule| rule.id.clone()).collect();
+        for id in over {
+            self.rules.remove(&id);
+            let removed = self.policies.remove_static(PolicyId::new(&id));
+            removed.map_err(|error| RuleError(vec![error.to_string()]))?;
+        }
+        let until = self.rules.values().filter_map(|rule| rule.expires).min();
+        Ok((self, until))
+    }
+
     /// Every team that a need names.
     pub fn teams(&self) -> BTreeSet<String> {
         let needs = self.rules.values().flat_map(|rule| &rule.needs);
@@ -131,7 +153,7 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
     let permits = policy.effect() == Effect::Permit;
     let mut problems = Vec::new();
     for (key, _) in policy.annotations() {
-        if !["id", "why", "hint", "code", "need", "owner", "expires"].contains(&key) {
+        if !["id", "why", "hint", "code", "need", "owner", "expires", "approval_minutes"].contains(&key) {
             problems.push(format!("{id}: no annotation is called @{key}"));
         }
     }
@@ -154,6 +176,35 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
             Vec::new()
         }
     };
+    let approval_minutes = match said("approval_minutes").map(|text| text.parse::<u64>()) {
+        None => None,
+        Some(Ok(minutes)) if (1..=MOST_MINUTES).contains(&minutes) && needs.iter().any(Need::is_by_people) => {
+            Some(minutes)
+        }
+        Some(_) => {
+            let text = format!("{id}: @approval_minutes is 1 to {MOST_MINUTES}, of a rule that asks for people");
+            problems.push(text);
+            None
+        }
+    };
+    let expires = match (file.starts_with(EXCEPTIONS), said("expires").map(|text| text.parse::<Timestamp>())) {
+        (false, None) => None,
+        (true, Some(Ok(expires))) => {
+            problems.extend(crate::lint::narrow(&id, policy));
+            if said("owner").is_none() || why.is_empty() {
+                problems.push(format!("{id}: an exception says @owner and @why"));
+            }
+            Some(expires)
+        }
+        (true, _) => {
+            problems.push(format!("{id}: an exception says @expires, as 2026-12-24T18:00:00Z"));
+            None
+        }
+        (false, Some(_)) => {
+            problems.push(format!("{id}: exceptions alone expire: they stand in {EXCEPTIONS}*.cedar"));
+            None
+        }
+    };
     problems.extend(crate::lint::problems(&id, policy, permits, !needs.is_empty() || said("need").is_some()));
     if !problems.is_empty() {
         return Err(problems);
@@ -168,6 +219,8 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
         hint: said("hint").unwrap_or_default(),
         code,
         needs,
+        approval_minutes,
+        expires,
         reads_names: text.contains(".name") || text.contains("[\"name\"]") || text.contains("command"),
     })
 }

@@ -44,6 +44,9 @@ impl Watch {
 
     /// Whether a step may act now, or by which rules not. A step that nobody asked about may not.
     pub fn may_act(&self, ix: usize, now: Timestamp) -> Result<(), String> {
+        if self.engine.is_over(now) {
+            return Err("an exception of the policy ended since the run began".to_owned());
+        }
         let digests = self.asks.steps.get(ix).filter(|digests| !digests.is_empty());
         let Some(digests) = digests else { return Err("the policy was never asked about this step".to_owned()) };
         for digest in digests {
@@ -136,6 +139,7 @@ mod tests {
             act: None,
             command: String::new(),
             has_checks: false,
+            way: String::new(),
         };
         let request = Request {
             plan: Digest::of(b"plan"),
@@ -146,10 +150,11 @@ mod tests {
             session: SessionFacts { mode: Mode::Normal, writes: 0, deletes: 0, restarts: 0, rows: 0 },
             people: People::default(),
             own_resources: Default::default(),
+            drilled: Default::default(),
             unknown: Vec::new(),
             steps: vec![step],
         };
-        let engine = Bundle::shipped().engine().unwrap();
+        let engine = Bundle::shipped().engine(Timestamp::now()).unwrap();
         let outcome = decide(&engine, &request, "run");
         assert_eq!(outcome.refusals, Vec::new());
         let watch = Watch::new(engine, outcome.asks, site.inventory.clone());

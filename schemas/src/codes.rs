@@ -78,6 +78,8 @@ impl Code {
     pub const POLICY_ERROR: Self = Self("policy-error");
     /// An idempotency key was used for another plan, or for one that ran.
     pub const IDEMPOTENCY: Self = Self("idempotency");
+    /// The plan that it follows is not known.
+    pub const UNKNOWN_PARENT: Self = Self("unknown-parent");
     /// A limit would be exceeded.
     pub const LIMIT: Self = Self("limit");
     /// Approvals are missing.
@@ -152,6 +154,7 @@ impl Code {
         Self::POLICY_EVIDENCE,
         Self::POLICY_ERROR,
         Self::IDEMPOTENCY,
+        Self::UNKNOWN_PARENT,
         Self::LIMIT,
         Self::APPROVALS_MISSING,
         Self::APPROVAL_MANIFEST,

@@ -71,6 +71,8 @@ pub struct ApprovalsRequired {
     pub people: u64,
     /// The role that they must hold, as `approver:production`.
     pub role: String,
+    /// Longest time in minutes for which an approval is good.
+    pub minutes: u64,
     /// Teams of which at least one each must be among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub teams: Vec<String>,

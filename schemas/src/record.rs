@@ -90,7 +90,14 @@ pub enum RecordBody {
     /// A trust root came into force.
     TrustPinned { version: u64, digest: Digest },
     /// A plan, a run or an undo was refused before anything was touched.
-    Refused { plan: Option<Digest>, codes: Vec<String>, findings: Digest },
+    Refused {
+        plan: Option<Digest>,
+        codes: Vec<String>,
+        findings: Digest,
+        /// What the policy decided, where it came to that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decisions: Option<Digest>,
+    },
     /// A bundle of policies came into force.
     PolicyPinned { serial: u64, digest: Digest },
     /// An operator raised a limit for a session, an agent or an environment.

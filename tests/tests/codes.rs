@@ -179,6 +179,9 @@ fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
     assert_eq!(bench.run(&["run", &done]).code, 0);
     note("stale", &bench.run(&["run", &done]));
     let mut keyed = plan(json!([write("k", "keyed")]));
+    let mut orphan = keyed.clone();
+    orphan["parent"] = json!(format!("sha256:{}", "0".repeat(64)));
+    note("unknown-parent", &bench.run(&["gate", bench.sign("orphan", &orphan).to_str().unwrap()]));
     keyed["idempotency_key"] = json!("once");
     assert_eq!(bench.run(&["gate", bench.sign("k1", &keyed).to_str().unwrap()]).code, 0);
     keyed["intent"] = json!("another");

@@ -6,19 +6,16 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use policy::Vote;
 use schemas::{
-    Approval, Assessment, Decisions, Digest, Document as _, Envelope, ExitCode, Manifest, RecordBody, Role, Statement,
-    Subject, Verdict, pae,
+    Approval, Digest, Document as _, Envelope, ExitCode, Manifest, RecordBody, Role, Statement, Subject, Verdict, pae,
 };
 
+use crate::brief::Brief;
 use crate::commands::read_input;
 use crate::flow;
 use crate::home::Home;
 use crate::output::Output;
 use crate::problem::{Problem, chain};
 use crate::votes;
-
-/// Minutes for which an approval is good.
-const MINUTES: i64 = 30;
 
 /// Largest file that an approval is read from.
 const MAX_BYTES: usize = 64 << 10;
@@ -92,6 +89,7 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
         return Err(Problem::stale(format!("the manifest expired at {}", manifest.expires)));
     }
     if let Some(file) = &args.print_payload {
+        show_what(&Brief { home, records: &records, digest, manifest }, output);
         return print_payload(args, digest, manifest, file, home, output);
     }
     let envelope = match (&args.name, &args.ssh, &args.payload, &args.signature) {
@@ -119,7 +117,7 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     votes::check(&vote, digest, manifest, trust.document(), &records, now)?;
     let owner = vote.signers().first().map(|signer| signer.owner.clone()).unwrap_or_default();
     let said = vote.document().predicate.clone();
-    show_what(home, digest, manifest, output);
+    show_what(&Brief { home, records: &records, digest, manifest }, output);
     confirm(args, &owner, manifest, &said, output)?;
     home.keep(vote.digest(), &envelope.to_json())?;
     let reject = said.verdict == Verdict::Reject;
@@ -194,7 +192,7 @@ fn statement(
         reason: args.reason.clone(),
         trust_version: home.trust()?.document().version,
         issued: now,
-        expires: now + SignedDuration::from_mins(MINUTES),
+        expires: now + SignedDuration::from_mins(manifest.approvals.minutes.cast_signed()),
         nonce: flow::nonce()?,
     };
     Ok(Statement::new(vec![Subject::new("manifest", digest)], approval).to_payload())
@@ -208,15 +206,14 @@ fn print_payload(
     home: &Home,
     output: &Output,
 ) -> Result<ExitCode, Problem> {
-    show_what(home, digest, manifest, output);
     let payload = statement(args, digest, manifest, Timestamp::now(), home)?;
     crate::home::write_durably(file, &pae(Statement::<Approval>::PAYLOAD_TYPE, &payload), 0o644)
         .map_err(|error| Problem::failure(&format!("cannot write {}", file.display()), &error))?;
-    let name = file.display();
-    let value = serde_json::json!({"manifest": digest, "payload": name.to_string(), "namespace": "approval@backout", "minutes": MINUTES});
+    let (name, minutes) = (file.display(), manifest.approvals.minutes);
+    let value = serde_json::json!({"manifest": digest, "payload": name.to_string(), "namespace": "approval@backout", "minutes": minutes});
     output.result(&value, || {
         format!(
-            "wrote {name}: good for {MINUTES} minutes\nnext: ssh-keygen -Y sign -n approval@backout -f KEY {name}\n      \
+            "wrote {name}: good for {minutes} minutes\nnext: ssh-keygen -Y sign -n approval@backout -f KEY {name}\n      \
              backout approve {} --payload {name} --signature {name}.sig\n",
             digest.short()
         )
@@ -269,31 +266,10 @@ fn sign_with_ssh(key: &Path, message: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok(done.stdout)
 }
 
-/// What is being approved, on standard error: who asks, what would change, what it reaches, which rules ask for people and why.
-fn show_what(home: &Home, digest: Digest, manifest: &Manifest, output: &Output) {
-    let plan = home.payload(manifest.plan).ok().and_then(|bytes| planner::parse(&bytes).ok());
-    let assessment = home.plain(manifest.assessment).ok().and_then(|bytes| Assessment::from_payload(&bytes).ok());
-    let decisions: Option<Decisions> =
-        home.plain(manifest.decisions).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    if let (Some(plan), Some(assessment)) = (plan, assessment) {
-        output.note(&super::plan::assessed(&plan, &assessment));
+/// What is being approved, on standard error.
+fn show_what(brief: &Brief<'_>, output: &Output) {
+    match brief.text() {
+        Some(text) => output.note(&text),
+        None => output.note("what is to be approved cannot be shown: a kept document is missing or was changed"),
     }
-    let Some(decisions) = decisions else { return };
-    let mut text =
-        format!("asked for by {}; manifest {}; {}\n", manifest.requester, digest.short(), decisions.blast.line());
-    let mut asking: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
-    for decision in decisions.steps.iter().chain([&decisions.plan]).filter(|decision| !decision.needs.is_empty()) {
-        let step = if decision.step.is_empty() { "the whole plan" } else { &decision.step };
-        decision.rules.iter().for_each(|rule| asking.entry(rule).or_default().push(step));
-    }
-    for (rule, steps) in asking {
-        let shown = steps.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-        let more = steps
-            .len()
-            .checked_sub(5)
-            .filter(|more| *more > 0)
-            .map_or(String::new(), |more| format!(" and {more} more"));
-        text.push_str(&format!("  {rule} asks because of {shown}{more}\n"));
-    }
-    output.note(&text);
 }

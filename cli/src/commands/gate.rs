@@ -30,6 +30,8 @@ struct Issued<'a> {
     role: &'a str,
     expires: String,
     blast: &'a schemas::Blast,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    follows: Option<&'a crate::lineage::Lineage>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     shadow: &'a [String],
     decisions: &'a [schemas::Decision],
@@ -47,6 +49,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         role: &manifest.approvals.role,
         expires: manifest.expires.to_string(),
         blast: &gated.decisions.blast,
+        follows: gated.lineage.as_ref(),
         shadow: &gated.shadow,
         decisions: if gated.decisions.steps.len() <= 1_000 { &gated.decisions.steps } else { &[] },
     };
@@ -66,6 +69,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
             let rows = gated.assessment.steps.iter().zip(&gated.decisions.steps).map(row).collect();
             out.push_str(&table(&["step", "class", "changes", "people", "rules"], rows));
         }
+        gated.lineage.iter().for_each(|lineage| out.push_str(&lineage.text()));
         out.push_str(&gated.decisions.blast.line());
         out.push('\n');
         gated.shadow.iter().for_each(|line| out.push_str(&format!("the shadow bundle decides otherwise: {line}\n")));

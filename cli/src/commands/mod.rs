@@ -8,7 +8,7 @@ mod init;
 mod key;
 mod limits;
 mod log;
-mod plan;
+pub(crate) mod plan;
 mod policy;
 pub(crate) mod progress;
 mod recover;

@@ -177,24 +177,28 @@ fn show(path: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem> 
 }
 
 /// An assessment for people.
-pub(crate) fn assessed(plan: &Plan, assessment: &Assessment) -> String {
+fn assessed(plan: &Plan, assessment: &Assessment) -> String {
     let mut out = format!("{} in {}: {}\n", plan.session, plan.environment, plan.intent);
-    for step in &assessment.steps {
-        out.push_str(&format!("\n{} [{}] {}\n", step.id, step.class.as_str(), step.way_back.how));
-        for change in step.changes.iter().take(20) {
-            out.push_str(&super::show::change_line(change.change, &change.resource, change.rows));
-        }
-        if step.changes.len() > 20 {
-            out.push_str(&format!("  … and {} more\n", step.changes.len() - 20));
-        }
-        step.notes.iter().for_each(|note| out.push_str(&format!("  note: {note}\n")));
-        step.preview.lines().take(40).for_each(|line| out.push_str(&format!("    {line}\n")));
-        if let Some(hidden) = step.preview.lines().count().checked_sub(40).filter(|hidden| *hidden > 0) {
-            out.push_str(&format!("    … {hidden} more lines of the preview: --format json has them all\n"));
-        }
-    }
+    assessment.steps.iter().for_each(|step| out.push_str(&step_text(step)));
     for check in &plan.checks {
         out.push_str(&format!("\nat the end, check {} {}\n", check.uses, check.with.get()));
+    }
+    out
+}
+
+/// A step of an assessment for people: what would change, in counts and samples, with the difference.
+pub(crate) fn step_text(step: &schemas::StepAssessment) -> String {
+    let mut out = format!("\n{} [{}] {}\n", step.id, step.class.as_str(), step.way_back.how);
+    for change in step.changes.iter().take(20) {
+        out.push_str(&super::show::change_line(change.change, &change.resource, change.rows));
+    }
+    if step.changes.len() > 20 {
+        out.push_str(&format!("  … and {} more\n", step.changes.len() - 20));
+    }
+    step.notes.iter().for_each(|note| out.push_str(&format!("  note: {note}\n")));
+    step.preview.lines().take(40).for_each(|line| out.push_str(&format!("    {line}\n")));
+    if let Some(hidden) = step.preview.lines().count().checked_sub(40).filter(|hidden| *hidden > 0) {
+        out.push_str(&format!("    … {hidden} more lines of the preview: --format json has them all\n"));
     }
     out
 }

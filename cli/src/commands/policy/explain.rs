@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kernel::{DriverSet, Facts};
-use policy::{Engine, Outcome, People, Principal, Request, SessionFacts};
+use policy::{Bundle, Engine, Outcome, People, Principal, Request, SessionFacts};
 use schemas::{
-    Assessment, Code, Decision, Decisions, Digest, Document as _, ExitCode, Manifest, Record, RecordBody, Ruling,
+    Assessment, Code, Decision, Decisions, Digest, Document as _, ExitCode, Plan, Record, RecordBody, Ruling,
 };
 use serde::Deserialize;
 
@@ -29,41 +29,84 @@ struct Inputs {
     now: jiff::Timestamp,
     approvals: u64,
     teams: std::collections::BTreeSet<String>,
+    drilled: std::collections::BTreeSet<String>,
+    plan: Digest,
+    assessment: Digest,
+    site: Digest,
+    environment: String,
 }
 
-/// A manifest with the decisions that it names.
+/// What the gate decided about a plan, and the manifest that came of it, if one did.
 struct Past {
-    digest: Digest,
-    manifest: Manifest,
+    manifest: Option<Digest>,
+    session: String,
     decisions: Decisions,
+}
+
+impl Past {
+    fn name(&self) -> String {
+        self.manifest.map_or_else(|| "a refused plan".to_owned(), |manifest| manifest.short())
+    }
 }
 
 fn broken(error: impl std::fmt::Display) -> Problem {
     Problem::new(ExitCode::Integrity, Code::INTEGRITY, error.to_string(), "restore .backout/documents from a copy")
 }
 
-/// Every manifest of the log with its decisions, the newest first.
+/// Everything that the gate decided, allowed or not, the newest first.
 fn past(home: &Home, records: &[Record]) -> Result<Vec<Past>, Problem> {
     let trust = home.trust()?;
     let mut out = Vec::new();
     for record in records.iter().rev() {
-        let RecordBody::Gated { manifest, .. } = &record.fact else { continue };
-        let verified = flow::issued(home, trust.document(), *manifest, record.time)?;
-        let predicate = verified.into_document().predicate;
-        let decisions = serde_json::from_slice(&home.plain(predicate.decisions)?).map_err(broken)?;
-        out.push(Past { digest: *manifest, manifest: predicate, decisions });
+        let (manifest, decisions) = match &record.fact {
+            RecordBody::Gated { manifest, .. } => {
+                let verified = flow::issued(home, trust.document(), *manifest, record.time)?;
+                (Some(*manifest), verified.document().predicate.decisions)
+            }
+            RecordBody::Refused { decisions: Some(decisions), .. } => (None, *decisions),
+            _ => continue,
+        };
+        let decisions: Decisions = serde_json::from_slice(&home.plain(decisions)?).map_err(broken)?;
+        let session = planned(home, inputs(&decisions)?.plan)?.session;
+        out.push(Past { manifest, session, decisions });
     }
     Ok(out)
 }
 
-/// Decides again what was decided, from the documents that were kept.
-fn again(home: &Home, drivers: &DriverSet, engine: &Engine, past: &Past) -> Result<Outcome, Problem> {
-    let inputs: Inputs = serde_json::from_value(past.decisions.inputs.clone()).map_err(broken)?;
-    let plan = planner::parse(&home.payload(past.manifest.plan)?).map_err(|_| broken("a kept plan does not parse"))?;
+/// A bundle at different times: the same engine but where it has exceptions, which end.
+struct Engines {
+    bundle: Bundle,
+    last: Option<Engine>,
+}
+
+impl Engines {
+    fn at(&mut self, now: jiff::Timestamp) -> Result<&Engine, Problem> {
+        let changes = self.bundle.of("exceptions/").next().is_some();
+        let engine = match self.last.take().filter(|_| !changes) {
+            Some(engine) => engine,
+            None => self.bundle.engine(now).map_err(|error| rules::refuse(chain(&error)))?,
+        };
+        Ok(self.last.insert(engine))
+    }
+}
+
+fn inputs(decisions: &Decisions) -> Result<Inputs, Problem> {
+    serde_json::from_value(decisions.inputs.clone()).map_err(broken)
+}
+
+fn planned(home: &Home, plan: Digest) -> Result<Plan, Problem> {
+    planner::parse(&home.payload(plan)?).map_err(|_| broken("a kept plan does not parse"))
+}
+
+/// Decides again what was decided, from the documents that were kept, as of the time when it was.
+fn again(home: &Home, drivers: &DriverSet, engines: &mut Engines, past: &Past) -> Result<Outcome, Problem> {
+    let inputs = inputs(&past.decisions)?;
+    let engine = engines.at(inputs.now)?;
+    let plan = planned(home, inputs.plan)?;
     let assessment =
-        Assessment::from_payload(&home.plain(past.manifest.assessment)?).map_err(|error| broken(chain(&error)))?;
-    let site = Site::parse(serde_json::from_slice(&home.plain(past.manifest.site)?).map_err(broken)?)?;
-    let facts = site.gate_facts(&past.manifest.environment, home.own())?;
+        Assessment::from_payload(&home.plain(inputs.assessment)?).map_err(|error| broken(chain(&error)))?;
+    let site = Site::parse(serde_json::from_slice(&home.plain(inputs.site)?).map_err(broken)?)?;
+    let facts = site.gate_facts(&inputs.environment, home.own())?;
     let roots = assessment.roots.iter().map(std::path::PathBuf::from).collect();
     let lowering =
         Arc::new(Facts { environment: plan.environment.clone(), roots, protected: vec![home.dir().to_owned()] });
@@ -71,14 +114,15 @@ fn again(home: &Home, drivers: &DriverSet, engine: &Engine, past: &Past) -> Resu
         Problem::findings(ExitCode::Stale, "the plan does not fit any more", findings, "backout gate PLAN")
     })?;
     let request = Request {
-        plan: past.manifest.plan,
-        assessment: past.manifest.assessment,
+        plan: inputs.plan,
+        assessment: inputs.assessment,
         principal: inputs.principal,
         site: &facts,
         now: inputs.now,
         session: inputs.session,
         people: People { approvals: inputs.approvals, teams: inputs.teams },
         own_resources: Default::default(),
+        drilled: inputs.drilled,
         unknown: unknown_commands(&planned.steps, &planned.plan.checks, &planned.facts, drivers),
         steps: judge::step_facts(&planned.steps, &assessment.steps),
     };
@@ -111,8 +155,9 @@ pub(super) fn explain(name: &str, home: &Home, output: &Output) -> Result<ExitCo
     };
     let Some(decision) = all(&past.decisions).nth(at) else { return Err(broken("the decisions are not whole")) };
     let trust = home.trust()?;
-    let engine = rules::in_force(home, &records, trust.document())?;
-    let outcome = again(home, &home.drivers()?, &engine, &past)?;
+    let bundle = rules::bundle_in_force(home, &records, trust.document())?;
+    let engine = bundle.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
+    let outcome = again(home, &home.drivers()?, &mut Engines { bundle, last: None }, &past)?;
     let same_rules = engine.digest() == past.decisions.bundle;
     let now = all(&outcome.decisions).nth(at);
     let alike = now
@@ -127,14 +172,14 @@ pub(super) fn explain(name: &str, home: &Home, output: &Output) -> Result<ExitCo
         })
         .collect();
     let value = serde_json::json!({
-        "decision": decision, "manifest": past.digest, "bundle": past.decisions.bundle, "inputs": past.decisions.inputs,
+        "decision": decision, "manifest": past.manifest, "bundle": past.decisions.bundle, "inputs": past.decisions.inputs,
         "rules": rules, "same_policy": same_rules, "reproduced": reproduced,
     });
     output.result(&value, || {
         let mut out = format!(
             "{} of {}: {}, class {}, blast radius {}\n",
             called(decision),
-            past.digest.short(),
+            past.name(),
             decision.ruling.as_str(),
             decision.class.as_str(),
             decision.score
@@ -161,18 +206,19 @@ pub(super) fn explain(name: &str, home: &Home, output: &Output) -> Result<ExitCo
 }
 
 pub(super) fn simulate(folder: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
-    let candidate = rules::read(folder)?.engine().map_err(|error| rules::refuse(chain(&error)))?;
+    let mut candidate = Engines { bundle: rules::read(folder)?, last: None };
+    candidate.at(jiff::Timestamp::now())?;
     let records = flow::records(&home.journal()?)?;
     let drivers = home.drivers()?;
     let (mut asked, mut changes) = (0usize, Vec::new());
     for past in past(home, &records)? {
-        let outcome = again(home, &drivers, &candidate, &past)?;
+        let outcome = again(home, &drivers, &mut candidate, &past)?;
         for (before, after) in all(&past.decisions).zip(all(&outcome.decisions)) {
             asked += 1;
             if (before.ruling, &before.needs) != (after.ruling, &after.needs) {
                 changes.push(Difference {
-                    manifest: past.digest.short(),
-                    session: past.manifest.session.clone(),
+                    manifest: past.manifest.map_or_else(String::new, |manifest| manifest.short()),
+                    session: past.session.clone(),
                     step: called(before).to_owned(),
                     before: before.ruling,
                     after: after.ruling,

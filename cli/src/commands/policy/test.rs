@@ -23,7 +23,7 @@ pub(super) fn run(
 ) -> Result<ExitCode, Problem> {
     let bundle = super::bundle(folder, home)?;
     let outcomes = outcomes(&bundle, more)?;
-    let engine = bundle.engine().map_err(|error| rules::refuse(chain(&error)))?;
+    let engine = bundle.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
     let failed: Vec<&CaseOutcome> = outcomes.iter().filter(|outcome| !outcome.passed).collect();
     let idle = uncovered(&engine, &outcomes);
     let good = failed.is_empty() && idle.is_empty();
@@ -44,7 +44,7 @@ pub(super) fn run(
 
 /// Runs the cases of a bundle and those in further files and folders.
 pub(super) fn outcomes(bundle: &Bundle, more: &[PathBuf]) -> Result<Vec<CaseOutcome>, Problem> {
-    let engine = bundle.engine().map_err(|error| rules::refuse(chain(&error)))?;
+    let engine = bundle.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
     let mut texts: Vec<(String, String)> =
         bundle.of("cases/").map(|(name, text)| (name.clone(), text.clone())).collect();
     for path in files(more)? {
