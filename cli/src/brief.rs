@@ -118,7 +118,9 @@ fn together(what: &str, steps: &[(&StepAssessment, &Decision)]) -> String {
     let changes: usize = steps.iter().map(|(step, _)| step.changes.len()).sum();
     let ids: Vec<&str> = steps.iter().map(|(step, _)| step.id.as_str()).collect();
     let (count, classes, ids) = (steps.len(), classes.join(", "), names(&ids));
-    format!("\nsteps {what}: {count} ({classes}; {changes} changes seen beforehand): {ids}; backout plan show PLAN has them whole\n")
+    format!(
+        "\nsteps {what}: {count} ({classes}; {changes} changes seen beforehand): {ids}; backout plan show PLAN has them whole\n"
+    )
 }
 
 fn checks(plan: &Plan) -> String {

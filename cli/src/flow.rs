@@ -175,8 +175,14 @@ pub(crate) fn find_manifest(
     let used: std::collections::HashSet<Digest> = records.iter().filter_map(|record| used_by(&record.fact)).collect();
     let mut by_session: Option<(Digest, Verified<Statement<Manifest>>)> = None;
     for digest in gated {
-        let verified = issued(home, trust.document(), digest, Timestamp::now())?;
-        if wanted.len() >= 8 && digest.hex().starts_with(wanted) {
+        let is_named = wanted.len() >= 8 && digest.hex().starts_with(wanted);
+        let verified = match issued(home, trust.document(), digest, Timestamp::now()) {
+            Ok(verified) => verified,
+            // Another manifest than the one that is looked for keeps nobody from it.
+            Err(_) if !is_named => continue,
+            Err(problem) => return Err(problem),
+        };
+        if is_named {
             return Ok((digest, verified));
         }
         let said = &verified.document().predicate;
@@ -330,12 +336,15 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
 
 /// Who makes the tokens of a run in this process, and who takes them.
 fn tokens_of(driving: &Driving<'_>, folded: &Folded) -> Result<(tokens::Mint, tokens::Checker), Problem> {
-    let warrant = driving.leave.as_ref().map(|leave| leave.warrant.clone()).unwrap_or_else(|| {
-        tokens::Warrant::to_undo(folded.loaded.plan, folded.manifest, folded.loaded.ceilings.clone())
-    });
-    let (runner, trust) = (driving.home.key("runner")?, driving.home.trust()?);
-    tokens::pair(runner, trust.document(), warrant, &folded.subject.run, folded.acts)
-        .map_err(|error| Problem::identity(error.to_string(), "enrol a runner key: backout key new NAME --role runner"))
+    let run = &folded.subject.run;
+    let pair = match &driving.leave {
+        None => tokens::pair_to_undo(tokens::Warrant::to_undo(folded.loaded.plan, folded.manifest), run, folded.acts),
+        Some(leave) => {
+            let (runner, trust) = (driving.home.key("runner")?, driving.home.trust()?);
+            tokens::pair(runner, trust.document(), leave.warrant.clone(), run, folded.acts)
+        }
+    };
+    pair.map_err(|error| Problem::identity(error.to_string(), "backout key list shows who is a runner"))
 }
 
 /// Makes, signs, keeps and records the receipt of a run that ended.

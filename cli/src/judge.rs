@@ -45,7 +45,8 @@ pub(crate) fn decide(
     let lineage = lineage(home, records, &planned.plan, &assessment)?;
     let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();
     let gate_facts = site.gate_facts(&planned.plan.environment, home.own())?;
-    let entries = ledger::entries(records);
+    // What takes over another run stands in its place.
+    let entries = ledger::entries_but(records, corrects.map_or("", |corrected| corrected.run.as_str()));
     let request = Request {
         plan: digest,
         assessment: Digest::of(&assessment_bytes),
@@ -251,7 +252,14 @@ fn manifest(
 }
 
 /// Checks that a manifest may run now: not expired, not used, nothing changed, approvals there, and the policy asked again with them.
-pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: &str) -> Result<Opening, Problem> {
+/// `replaces` is the run that its plan takes over; empty where it takes over none.
+pub(crate) fn admit(
+    home: &Home,
+    drivers: &DriverSet,
+    records: &[Record],
+    name: &str,
+    replaces: &str,
+) -> Result<Opening, Problem> {
     let (digest, verified) = find_manifest(records, home, name)?;
     let manifest = verified.document().predicate.clone();
     let now = Timestamp::now();
@@ -272,15 +280,23 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
     if records.iter().any(|record| used_by(&record.fact) == Some(digest)) {
         return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
     }
+    votes::refuse_rejected(records, manifest.plan)?;
     let counted = votes::approvals(home, records, digest, &manifest, now)?;
     let names = Names { plan: manifest.plan, assessment: manifest.assessment, decisions: manifest.decisions };
     let loaded = load(home, drivers, &names)?;
-    if loaded.facts.roots != site.facts(&manifest.environment, home.dir())?.roots {
-        return Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"));
-    }
+    refuse_moved(home, &site, &loaded)?;
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
-    let asked =
-        Asked { home, drivers, records, trust: trust.document(), site: &site, manifest: &manifest, now, goes_on: "" };
+    let asked = Asked {
+        home,
+        drivers,
+        records,
+        trust: trust.document(),
+        site: &site,
+        manifest: &manifest,
+        now,
+        run: replaces,
+        begins: true,
+    };
     let (reserved, warden) = asked.again(engine, &loaded, people)?;
     let leave = leave(&verified, &loaded, warden)?;
     Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, leave })
@@ -290,18 +306,49 @@ pub(crate) fn admit(home: &Home, drivers: &DriverSet, records: &[Record], name: 
 /// policy is asked again as of now.
 pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folded: &Folded) -> Result<Leave, Problem> {
     let (trust, site) = (home.trust()?, home.site()?);
-    let began = records.iter().find(|record| used_by(&record.fact) == Some(folded.manifest)).map(|record| record.time);
+    let began = records.iter().find(|record| used_by(&record.fact) == Some(folded.manifest));
     let began = began.ok_or_else(|| Problem::stale("the log does not say when the manifest was put to use"))?;
-    let verified = issued(home, trust.document(), folded.manifest, began)?;
+    let verified = issued(home, trust.document(), folded.manifest, began.time)?;
     let manifest = &verified.document().predicate;
+    refuse_other(began, manifest)?;
+    refuse_moved(home, &site, &folded.loaded)?;
+    votes::refuse_rejected(records, manifest.plan)?;
+    let began = began.time;
     let engine = rules::in_force(home, records, trust.document())?;
     refuse_changed(home, records, manifest, &engine, &site, trust.document())?;
     let counted = votes::approvals(home, records, folded.manifest, manifest, began)?;
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
-    let (now, goes_on) = (Timestamp::now(), folded.subject.run.as_str());
-    let asked = Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, goes_on };
+    let (now, run) = (Timestamp::now(), folded.subject.run.as_str());
+    let asked =
+        Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, run, begins: false };
     let (_, warden) = asked.again(engine, &folded.loaded, people)?;
     leave(&verified, &folded.loaded, warden)
+}
+
+/// A root that is a link leads where it led.
+fn refuse_moved(home: &Home, site: &Site, loaded: &Loaded) -> Result<(), Problem> {
+    if loaded.facts.roots == site.facts(&loaded.facts.environment, home.dir())?.roots {
+        return Ok(());
+    }
+    Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"))
+}
+
+/// The record that put a manifest to use names what the manifest names: the log's keeper can lend nothing to another plan.
+fn refuse_other(began: &Record, manifest: &Manifest) -> Result<(), Problem> {
+    let names = match &began.fact {
+        RecordBody::RunOpened { plan, assessment, decisions, .. }
+        | RecordBody::Amended { plan, assessment, decisions, .. } => Some((*plan, *assessment, *decisions)),
+        _ => None,
+    };
+    let whose = began.subject.as_ref().is_some_and(|subject| {
+        (&subject.session, &subject.agent, &subject.environment)
+            == (&manifest.session, &manifest.requester, &manifest.environment)
+    });
+    if whose && names == Some((manifest.plan, manifest.assessment, manifest.decisions)) {
+        return Ok(());
+    }
+    let title = "the log opened the run with other documents than the manifest names";
+    Err(Problem::new(ExitCode::Integrity, Code::INTEGRITY, title, "keep .backout as evidence; backout verify"))
 }
 
 fn leave(
@@ -344,8 +391,10 @@ struct Asked<'a> {
     site: &'a Site,
     manifest: &'a Manifest,
     now: Timestamp,
-    /// The run that goes on, which was counted when it began; empty for one that begins.
-    goes_on: &'a str,
+    /// The run that goes on or is taken over: what it reserved is not counted beside.
+    run: &'a str,
+    /// Whether the manifest is put to use, and not just goes on.
+    begins: bool,
 }
 
 impl Asked<'_> {
@@ -374,12 +423,12 @@ impl Asked<'_> {
     ) -> Result<(Vec<Used>, Arc<dyn executor::Warden>), Problem> {
         let Self { home, records, manifest, .. } = *self;
         let (signer, plan) = self.plan()?;
-        let begins = self.goes_on.is_empty();
+        let begins = self.begins;
         if let Some(key) = plan.document().idempotency_key.as_ref().filter(|_| begins) {
             refuse_repeated(records, key, &signer.owner, manifest.plan)?;
         }
         let gate_facts = self.site.gate_facts(&manifest.environment, home.own())?;
-        let entries = ledger::entries_but(records, self.goes_on);
+        let entries = ledger::entries_but(records, self.run);
         let request = Request {
             plan: manifest.plan,
             assessment: manifest.assessment,

@@ -32,6 +32,11 @@ pub(crate) fn entries_but(records: &[Record], run: &str) -> Vec<Entry> {
                 };
                 open.insert(&subject.run, entry);
             }
+            RecordBody::Amended { reserved, .. } => {
+                if let Some(entry) = open.get_mut(subject.run.as_str()) {
+                    entry.used.clone_from(reserved);
+                }
+            }
             RecordBody::Ended { end: End::RolledBack | End::Refused, .. } => drop(open.remove(subject.run.as_str())),
             _ => {}
         }

@@ -107,6 +107,8 @@ fn surprises(step: &kernel::StepSpec, assessed: &StepAssessment) -> Vec<Finding>
 
 /// What a corrected plan finds of the run that it corrects.
 pub(crate) struct Corrected {
+    /// Its id.
+    pub(crate) run: String,
     /// Assessments of the steps that stay, by their place in the corrected plan.
     kept: std::collections::BTreeMap<kernel::StepIx, StepAssessment>,
     /// What the steps that do not stay wrote: it is undone before the corrected plan goes on.
@@ -120,7 +122,8 @@ impl Corrected {
         let goes = folded.loaded.steps.iter().filter(|step| folded.run.state(step.ix).is_live() && !stays(step.ix));
         let undone = goes.flat_map(|step| step.lowered.writes.clone()).collect();
         let assessed = |(old, new): &verifier::Kept| Some((*new, folded.loaded.assessed.get(old.at())?.clone()));
-        Self { kept: kept.iter().filter_map(assessed).collect(), undone }
+        let run = folded.subject.run.clone();
+        Self { run, kept: kept.iter().filter_map(assessed).collect(), undone }
     }
 
     /// What is seen of a resource that is about to be undone is not what the step will find.

@@ -28,12 +28,16 @@ pub(crate) fn refuse(text: impl std::fmt::Display) -> Problem {
         ExitCode::Refused,
         Code::POLICY_ERROR,
         format!("the policy is not good, and nothing runs without one: {text}"),
-        "backout policy check says where; backout policy sign puts a mended bundle in force",
+        "mend the files in a copy of .backout/policy, then backout policy sign COPY --as ONE --as ANOTHER",
     )
 }
 
 /// Reads the files of a bundle, whether they are signed or not.
 pub(crate) fn read(folder: &Path) -> Result<Bundle, Problem> {
+    if !folder.is_dir() {
+        let title = format!("{} is no folder of a bundle", folder.display());
+        return Err(Problem::usage(title, "name a folder that has policies/*.cedar, or leave it out"));
+    }
     let failed = |path: &Path, error: std::io::Error| refuse(format!("{}: {error}", path.display()));
     let mut files = BTreeMap::new();
     for name in FOLDERS {
@@ -138,10 +142,24 @@ pub(crate) fn put_in_force(
         write_durably(&path, text.as_bytes(), 0o644).map_err(|error| failed(&path, error))?;
     }
     home.keep(bundle.digest(), &bundle.names())?;
+    for text in bundle.files().values() {
+        home.keep(schemas::Digest::of(text.as_bytes()), text.as_bytes())?;
+    }
     let path = folder.join(LIST);
     write_durably(&path, &envelope.to_json(), 0o644).map_err(|error| failed(&path, error))?;
     home.note(RecordBody::PolicyPinned { serial, digest: schemas::Digest::of(&payload) })?;
     Ok(serial)
+}
+
+/// The policy in force as it was signed, whatever became of its folder since: from the list of it and the texts that were kept.
+pub(crate) fn signed(home: &Home, trust: &TrustRoot) -> Result<Bundle, Problem> {
+    let listing = listing(&home.path("policy"), trust)?;
+    let mut files = BTreeMap::new();
+    for (name, digest) in &listing.document().files {
+        let text = String::from_utf8(home.plain(*digest)?).map_err(refuse)?;
+        files.insert(name.clone(), text);
+    }
+    Bundle::new(files).map_err(refuse)
 }
 
 /// The serial of the next bundle.

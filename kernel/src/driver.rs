@@ -98,10 +98,11 @@ impl StepSpec {
     /// patterns expanded to `pinned`. A token covers what has its reach and nothing else.
     pub fn reach_with(&self, pinned: &[String]) -> Digest {
         let lowered = &self.lowered;
+        let roots: Vec<_> = self.facts.roots.iter().map(|root| root.as_os_str().as_encoded_bytes()).collect();
         let all = (
             (&self.id, &self.uses, self.with.get(), &self.undo, &self.verify, self.timeout_ms),
             (&lowered.reads, &lowered.writes, &lowered.argv, &lowered.cwd, lowered.class),
-            (&self.facts.environment, &self.facts.roots, pinned),
+            (&self.facts.environment, roots, pinned),
         );
         // INVARIANT: these are strings, numbers and lists of them, which always serialize.
         Digest::of(&serde_json::to_vec(&all).unwrap_or_default())

@@ -94,7 +94,8 @@ pub struct Decisions {
     pub plan: Decision,
     /// One per step, in the order of the plan.
     pub steps: Vec<Decision>,
-    /// The most that each step may be granted, in the order of the plan.
+    /// The most that each step may be granted, in the order of the plan. Without them nothing acts forward.
+    #[serde(default)]
     pub ceilings: Vec<Ceiling>,
 }
 

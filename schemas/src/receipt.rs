@@ -50,8 +50,11 @@ pub struct Receipt {
     pub reason: Option<String>,
     /// When it ended.
     pub ended: Timestamp,
-    /// One entry per step that was begun.
+    /// One entry per step that acted or was begun.
     pub steps: Vec<StepReceipt>,
+    /// Ids of the tokens of steps that a corrected plan replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// SHA-256 of the decisions.
     pub decisions: Digest,
     /// Approvals that counted, by digest.
@@ -73,6 +76,7 @@ pub struct StepReceipt {
     /// The state it ended in.
     pub state: String,
     /// Ids of the tokens with which it acted and was undone, by which they are revoked.
+    #[serde(default)]
     pub tokens: Vec<String>,
     /// What changed, as observed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

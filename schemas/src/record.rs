@@ -242,6 +242,9 @@ pub enum RecordBody {
         approvals: Vec<Digest>,
         kept: Vec<(u32, u32)>,
         steps: u32,
+        /// What the run may use up of the limits from now on, instead of what it reserved before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reserved: Vec<Used>,
     },
     /// The run ended.
     Ended { end: End, exit_code: u8, reason: String },

@@ -164,6 +164,13 @@ impl Tree {
         self.entries.get(at)
     }
 
+    /// The entries of `top` and of all that is in it, in the order of the tree.
+    pub fn below<'a>(&'a self, top: &'a Path) -> impl Iterator<Item = &'a Entry> {
+        let start = self.entries.partition_point(|entry| path_order(&entry.path, top).is_lt());
+        let inner = self.entries.get(start..).unwrap_or_default().iter();
+        inner.take_while(move |entry| entry.path.starts_with(top))
+    }
+
     /// Names that differ, in order; an entry that is absent equals a name that is not listed.
     pub fn differences<'a>(&'a self, after: &'a Self) -> Vec<Difference<'a>> {
         let mut out = Vec::new();

@@ -129,7 +129,10 @@ fn a_plan_that_follows_another_shows_only_what_is_new() {
     );
     let shown = shown(&bench, &name_of(&gated), "walt");
     assert!(shown.contains("\nb [") && shown.contains("\nc [") && !shown.contains("\na ["), "{shown}");
-    assert!(shown.contains("the same as in the plan before: 1 (1 partially_reversible; 0 changes seen beforehand): a;"), "{shown}");
+    assert!(
+        shown.contains("the same as in the plan before: 1 (1 partially_reversible; 0 changes seen beforehand): a;"),
+        "{shown}"
+    );
 
     // The same words that would do something else are something else.
     std::fs::write(bench.path("world/na"), "there\n").unwrap();

@@ -68,10 +68,9 @@ impl Authority for Checker {
         let grant = verified.document();
         let id = grant.id();
         self.covers(grant, step, deed).map_err(|what| TokenError::Covers { id: id.clone(), what: what.to_owned() })?;
-        let over = || TokenError::Ceiling { what: format!("what step {} is about to do", step.id) };
-        let ceiling = self.warrant.ceiling(step.ix, deed).ok_or_else(over)?;
-        if ceiling.reach != grant.reach || (grant.irreversible && !ceiling.irreversible) {
-            return Err(over());
+        let is_over = grant.irreversible && !self.warrant.allows_irreversible(step.ix);
+        if is_over || !self.warrant.allows(step.ix, grant.reach, deed) {
+            return Err(TokenError::Ceiling { what: format!("what step {} is about to do", step.id) });
         }
         if deed == Deed::Apply && step.lowered.class == Class::Irreversible && !grant.irreversible {
             return Err(TokenError::Irreversible { id, step: step.id.clone() });

@@ -17,6 +17,7 @@ pub use mint::Mint;
 pub use warrant::{Warrant, ceilings};
 
 use jiff::{SignedDuration, Timestamp};
+use schemas::{Role, SecretKey, TrustRoot, TrustedKey};
 
 /// How long a token is good. It is minted directly before it is spent.
 pub const LIFE: SignedDuration = SignedDuration::from_secs(30);
@@ -30,13 +31,32 @@ pub(crate) type Clock = fn() -> Timestamp;
 /// A mint and the checker that takes its tokens, for one run in this process. `first` is the number of acts that are on
 /// record: no token of theirs is taken again.
 pub fn pair(
-    runner: schemas::SecretKey,
-    trust: &schemas::TrustRoot,
+    runner: SecretKey,
+    trust: &TrustRoot,
     warrant: Warrant,
     run: &str,
     first: u64,
 ) -> Result<(Mint, Checker), PairError> {
     pair_at(runner, trust, warrant, run, first, Timestamp::now)
+}
+
+/// A pair for the way back alone. It signs with a key of this process: no key that expired, was revoked or is away keeps
+/// anybody from putting back what is on record.
+pub fn pair_to_undo(warrant: Warrant, run: &str, first: u64) -> Result<(Mint, Checker), PairError> {
+    let own = SecretKey::generate().map_err(|_| PairError::NoRandomness)?;
+    let end = Timestamp::now() + SignedDuration::from_hours(24 * 365);
+    let mut trust = TrustRoot::new(1, end);
+    let key = TrustedKey {
+        public: own.public_hex(),
+        scheme: "ed25519".to_owned(),
+        owner: "this process".to_owned(),
+        not_after: end,
+        revoked_at: None,
+        environments: Vec::new(),
+        duties: Vec::new(),
+    };
+    trust.enrol(key, &Role::Runner).map_err(|error| PairError::Runner(error.to_string()))?;
+    pair(own, &trust, warrant.only_to_undo(), run, first)
 }
 
 /// Why there can be no tokens.
@@ -51,8 +71,8 @@ pub enum PairError {
 }
 
 pub(crate) fn pair_at(
-    runner: schemas::SecretKey,
-    trust: &schemas::TrustRoot,
+    runner: SecretKey,
+    trust: &TrustRoot,
     warrant: Warrant,
     run: &str,
     first: u64,
@@ -62,9 +82,7 @@ pub(crate) fn pair_at(
     getrandom::fill(&mut bits).map_err(|_| PairError::NoRandomness)?;
     let executor: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
     let started = clock();
-    trust
-        .check_key(&schemas::Role::Runner, runner.id(), started)
-        .map_err(|error| PairError::Runner(error.to_string()))?;
+    trust.check_key(&Role::Runner, runner.id(), started).map_err(|error| PairError::Runner(error.to_string()))?;
     let mint = Mint { runner, warrant: warrant.clone(), run: run.to_owned(), executor: executor.clone(), clock };
     let checker = Checker::new(trust.clone(), warrant, (run.to_owned(), executor), first, clock);
     Ok((mint, checker))

@@ -19,9 +19,8 @@ impl Mint {
     /// Narrows the ceiling over `step` to act number `act`: this deed, these resources, this process, the next seconds.
     pub fn attenuate(&self, step: &StepSpec, deed: Deed, act: u64) -> Result<Grant, TokenError> {
         let over = || TokenError::Ceiling { what: format!("{deed:?} of step {} as it is", step.id).to_lowercase() };
-        let ceiling = self.warrant.ceiling(step.ix, deed).ok_or_else(over)?;
         let reach = step.reach();
-        if reach != ceiling.reach {
+        if !self.warrant.allows(step.ix, reach, deed) {
             return Err(over());
         }
         let issued = (self.clock)();
@@ -35,7 +34,7 @@ impl Mint {
             deed,
             resources: step.lowered.writes.iter().map(ToString::to_string).collect(),
             reach,
-            irreversible: ceiling.irreversible && deed == Deed::Apply,
+            irreversible: deed == Deed::Apply && self.warrant.allows_irreversible(step.ix),
             executor: self.executor.clone(),
             issued,
             expires: issued + LIFE,

@@ -9,7 +9,7 @@ use schemas::{
     Subject, TrustRoot, TrustedKey, WayBack,
 };
 
-use crate::{Checker, Mint, PairError, Warrant, pair, pair_at};
+use crate::{Checker, Mint, PairError, Warrant, pair, pair_at, pair_to_undo};
 
 const DECISIONS: &[u8] = b"decisions";
 
@@ -70,7 +70,7 @@ fn warrant_over(ceiling: Ceiling) -> Warrant {
     let manifest: Manifest = serde_json::from_value(serde_json::json!({
         "session": "t", "requester": "t", "environment": "test", "plan": digest, "assessment": digest,
         "decisions": digest, "policy": digest, "site": digest, "trust_version": 1, "verdict": "allow", "steps": 1,
-        "classes": {}, "approvals": {"people": 0, "role": "approver:test"}, "issued": "2029-01-01T00:00:00Z",
+        "classes": {}, "approvals": {"people": 0, "role": "approver:test", "minutes": 30}, "issued": "2029-01-01T00:00:00Z",
         "expires": "2031-01-01T00:00:00Z", "nonce": "0"
     }))
     .unwrap();
@@ -214,11 +214,14 @@ fn what_cannot_be_undone_needs_a_token_that_says_so_and_the_gate_must_have() {
 }
 
 #[test]
-fn without_the_gates_signature_a_run_only_goes_back() {
+fn without_the_gates_signature_a_run_only_goes_back_and_needs_no_key_for_that() {
     let digest = Digest::of(DECISIONS);
-    let ceilings = Arc::new(vec![Ceiling { reach: step().reach(), irreversible: false }]);
-    let (mint, checker) = made(Warrant::to_undo(digest, digest, ceilings), "r", 0);
+    let (mint, checker) = pair_to_undo(Warrant::to_undo(digest, digest), "r", 0).unwrap();
     assert!(matches!(mint.mint(&step(), Deed::Apply, 0), Err(TokenError::Ceiling { .. })));
+    let token = mint.mint(&step(), Deed::Undo, 0).unwrap();
+    assert_eq!(checker.authorise(token, &step(), Deed::Undo), Ok(()));
+    let (mint, checker) = pair_to_undo(warrant(), "r", 0).unwrap();
+    assert!(mint.mint(&step(), Deed::Apply, 0).is_err(), "whatever warrant it is made of");
     let token = mint.mint(&step(), Deed::Undo, 0).unwrap();
     assert_eq!(checker.authorise(token, &step(), Deed::Undo), Ok(()));
 }

@@ -36,13 +36,23 @@ impl Warrant {
         (said.decisions == decisions).then_some(Self { plan, manifest: digest, ceilings, is_signed: true })
     }
 
-    /// A warrant for the way back alone.
-    pub fn to_undo(plan: Digest, manifest: Digest, ceilings: Arc<Vec<Ceiling>>) -> Self {
-        Self { plan, manifest, ceilings, is_signed: false }
+    /// A warrant for the way back alone: of what is on record.
+    pub fn to_undo(plan: Digest, manifest: Digest) -> Self {
+        Self { plan, manifest, ceilings: Arc::default(), is_signed: false }
     }
 
-    /// The ceiling over a deed, if the gate allowed it.
-    pub(crate) fn ceiling(&self, ix: StepIx, deed: Deed) -> Option<&Ceiling> {
-        self.ceilings.get(ix.at()).filter(|_| self.is_signed || deed == Deed::Undo)
+    pub(crate) fn only_to_undo(self) -> Self {
+        Self { is_signed: false, ..self }
+    }
+
+    /// Whether the gate allowed a deed. What is on record may be put back, whatever a later program makes of the plan's words.
+    pub(crate) fn allows(&self, ix: StepIx, reach: Digest, deed: Deed) -> bool {
+        let under = |ceiling: &Ceiling| self.is_signed && ceiling.reach == reach;
+        deed == Deed::Undo || self.ceilings.get(ix.at()).is_some_and(under)
+    }
+
+    /// Whether the gate allowed a step to do what cannot be undone.
+    pub(crate) fn allows_irreversible(&self, ix: StepIx) -> bool {
+        self.ceilings.get(ix.at()).is_some_and(|ceiling| ceiling.irreversible)
     }
 }

@@ -9,6 +9,7 @@ use schemas::{Change, Digest, RecordBody};
 pub struct Account {
     changes: BTreeMap<u32, Vec<Change>>,
     tokens: BTreeMap<u32, Vec<String>>,
+    replaced: Vec<String>,
     left: BTreeMap<u32, String>,
     receipt: Option<Digest>,
 }
@@ -41,7 +42,10 @@ impl Account {
     pub fn carried(&self, kept: &[(u32, u32)]) -> Self {
         let changes = kept.iter().filter_map(|(old, new)| Some((*new, self.changes.get(old)?.clone()))).collect();
         let tokens = kept.iter().filter_map(|(old, new)| Some((*new, self.tokens.get(old)?.clone()))).collect();
-        Self { changes, tokens, left: BTreeMap::new(), receipt: None }
+        let stays = |step: &u32| kept.iter().any(|(old, _)| old == step);
+        let gone = self.tokens.iter().filter(|(step, _)| !stays(step)).flat_map(|(_, tokens)| tokens.clone());
+        let replaced = self.replaced.iter().cloned().chain(gone).collect();
+        Self { changes, tokens, replaced, left: BTreeMap::new(), receipt: None }
     }
 
     /// What a step changed, as last observed.
@@ -52,6 +56,11 @@ impl Account {
     /// Ids of the tokens that were given out for a step, oldest first.
     pub fn tokens(&self, step: u32) -> &[String] {
         self.tokens.get(&step).map_or(&[], Vec::as_slice)
+    }
+
+    /// Ids of the tokens of steps that a corrected plan replaced.
+    pub fn replaced(&self) -> &[String] {
+        &self.replaced
     }
 
     /// What was last said about what a step left behind.

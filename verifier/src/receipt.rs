@@ -38,7 +38,11 @@ pub struct ReceiptInput<'a> {
 
 /// Makes the receipt of a run that ended.
 pub fn receipt(input: &ReceiptInput<'_>, end: End, reason: &str, ended: Timestamp) -> Receipt {
-    let begun = |ix: &StepIx| !matches!(input.run.state(*ix), StepState::Pending | StepState::Prepared);
+    // A step that acted, was seen to have left nothing, and then never got its turn again, is told as well.
+    let begun = |ix: &StepIx| {
+        !matches!(input.run.state(*ix), StepState::Pending | StepState::Prepared)
+            || !input.account.tokens(ix.0).is_empty()
+    };
     let mut room = CHANGES_BYTES;
     let mut of = |ix: StepIx| {
         let state = input.run.state(ix);
@@ -68,6 +72,7 @@ pub fn receipt(input: &ReceiptInput<'_>, end: End, reason: &str, ended: Timestam
         reason: (!reason.is_empty()).then(|| reason.to_owned()),
         ended,
         steps: steps.into_iter().map(&mut of).collect(),
+        replaced: input.account.replaced().to_vec(),
         decisions: input.decisions,
         approvals: input.approvals.to_vec(),
         log_size: input.log_size,

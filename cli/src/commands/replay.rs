@@ -32,7 +32,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         let title = format!("{} is not halted: only a run that waits after a failure can be replayed", line.run);
         return Err(Problem::usage(title, "backout run MANIFEST --on-failure hold"));
     }
-    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest)?;
+    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest, &line.run)?;
     let parse = |digest| {
         let payload = home.payload(digest)?;
         planner::parse(&payload).map_err(|findings| {
@@ -82,6 +82,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         approvals: opening.approvals.clone(),
         kept: kept.iter().map(|(old, new)| (old.0, new.0)).collect(),
         steps: opening.loaded.steps.len() as u32,
+        reserved: opening.reserved.clone(),
     };
     let (mut folded, mut journal) = (rested.folded, rested.journal);
     let subject = std::sync::Arc::new(folded.subject.clone());

@@ -190,7 +190,7 @@ fn from_to(
 
 /// `top` and all that is in it.
 pub(super) fn below<'a>(tree: &'a Tree, top: &'a Path) -> impl Iterator<Item = &'a Entry> {
-    tree.entries.iter().filter(move |entry| entry.exists() && entry.path.starts_with(top))
+    tree.below(top).filter(|entry| entry.exists())
 }
 
 fn transplanted(path: &Path, from: &Path, to: &Path) -> PathBuf {

@@ -64,7 +64,7 @@ fn pair(step: &StepSpec, run: &str) -> (Mint, Checker) {
     let manifest: Manifest = serde_json::from_value(json!({
         "session": "law", "requester": "law", "environment": "test", "plan": decisions, "assessment": decisions,
         "decisions": decisions, "policy": decisions, "site": decisions, "trust_version": 1, "verdict": "allow", "steps": 1,
-        "classes": {}, "approvals": {"people": 0, "role": "approver:test"}, "issued": Timestamp::now(), "expires": soon,
+        "classes": {}, "approvals": {"people": 0, "role": "approver:test", "minutes": 30}, "issued": Timestamp::now(), "expires": soon,
         "nonce": "0"
     }))
     .unwrap();

@@ -19,14 +19,14 @@ use crate::rules;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Parse, validate and lint a bundle; the one in force where no folder is named
+    /// Parse, validate and lint a bundle
     Check {
-        /// The folder of the bundle
+        /// The folder of the bundle; .backout/policy where left out, which must be as it was signed
         folder: Option<PathBuf>,
     },
     /// Run cases: what is decided, by which rules, and whether every rule decides a case
     Test {
-        /// The folder of the bundle; the one in force where left out
+        /// The folder of the bundle; .backout/policy as it is on disk where left out
         folder: Option<PathBuf>,
         /// More cases: a file, or a folder of them
         #[arg(long)]
@@ -34,14 +34,14 @@ pub(crate) enum PolicyCommand {
     },
     /// Prove a bundle with cvc5: no rule errors, more evidence never hurts, needs suffice, every invariant holds
     Prove {
-        /// The folder of the bundle; the one in force where left out
+        /// The folder of the bundle; .backout/policy as it is on disk where left out
         folder: Option<PathBuf>,
     },
     /// Compare bundles with cvc5: where the other one is looser or tighter, each with a request that shows it
     Diff {
         /// The folder of the other bundle
         folder: PathBuf,
-        /// The folder of the first one; the one in force where left out
+        /// The folder of the first one; the one in force, as it was signed, where left out
         #[arg(long)]
         from: Option<PathBuf>,
     },
@@ -49,7 +49,12 @@ pub(crate) enum PolicyCommand {
     Show {
         /// Its id
         rule: String,
+        /// The folder of its bundle; the one in force where left out
+        #[arg(long)]
+        from: Option<PathBuf>,
     },
+    /// Print the vocabulary of rules: every action, thing and fact, as a Cedar schema
+    Vocabulary,
     /// Say why a decision was made, and whether it is made again
     Explain {
         /// The beginning of its id
@@ -93,7 +98,11 @@ pub(crate) fn run(
         PolicyCommand::Test { folder, cases } => test::run(folder.as_deref(), cases, home, output),
         PolicyCommand::Prove { folder } => proof::prove(folder.as_deref(), home, output),
         PolicyCommand::Diff { folder, from } => proof::diff(from.as_deref(), folder, home, output),
-        PolicyCommand::Show { rule } => show(rule, &home()?, output),
+        PolicyCommand::Show { rule, from } => show(rule, from.as_deref(), home, output),
+        PolicyCommand::Vocabulary => {
+            output.result(&serde_json::json!({"schema": policy::SCHEMA}), || policy::SCHEMA.to_owned());
+            Ok(ExitCode::Done)
+        }
         PolicyCommand::Explain { decision } => explain::explain(decision, &home()?, output),
         PolicyCommand::Simulate { folder } => explain::simulate(folder, &home()?, output),
         PolicyCommand::Import { form: import::Form::Safeclaw, file, output: to, partial } => {
@@ -147,10 +156,21 @@ fn listed(set: &RuleSet) -> String {
     table(&["rule", "effect", "lifted by", "why"], set.rules.values().map(row).collect())
 }
 
-fn show(id: &str, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
-    let trust = home.trust()?;
-    let engine = rules::in_force(home, &flow::records(&home.journal()?)?, trust.document())?;
-    let Some(rule) = engine.rule(id) else {
+fn show(
+    id: &str,
+    from: Option<&Path>,
+    home: &dyn Fn() -> Result<Home, Problem>,
+    output: &Output,
+) -> Result<ExitCode, Problem> {
+    let found = match from {
+        Some(folder) => rules::read(folder)?,
+        None => {
+            let home = home()?;
+            rules::signed(&home, home.trust()?.document())?
+        }
+    };
+    let set = found.rules().map_err(|error| rules::refuse(chain(&error)))?;
+    let Some(rule) = set.rules.get(id) else {
         return Err(Problem::usage(format!("no rule is called {id:?}"), "backout policy check lists them"));
     };
     let needs: Vec<String> = rule.needs.iter().map(ToString::to_string).collect();
@@ -160,6 +180,21 @@ fn show(id: &str, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     Ok(ExitCode::Done)
 }
 
+/// Forbids, invariants and cases of a bundle that another one has no more.
+fn missing(old: &Bundle, new: &Bundle) -> Vec<String> {
+    let forbids = |bundle: &Bundle| -> Vec<String> {
+        let rules = bundle.rules().map(|set| set.rules).unwrap_or_default();
+        rules.into_values().filter(|rule| !rule.permits).map(|rule| format!("the rule {}", rule.id)).collect()
+    };
+    let files = |bundle: &Bundle| -> Vec<String> {
+        let found = bundle.of("invariants/").chain(bundle.of("cases/"));
+        found.map(|(name, _)| name.clone()).collect()
+    };
+    let (rules, names) = (forbids(new), files(new));
+    let gone = forbids(old).into_iter().filter(|rule| !rules.contains(rule));
+    gone.chain(files(old).into_iter().filter(|name| !names.contains(name))).collect()
+}
+
 fn sign(folder: Option<&Path>, names: &[String], home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let found = bundle(folder, &|| Ok(home.clone()))?;
     let set = found.rules().map_err(|error| rules::refuse(chain(&error)))?;
@@ -167,6 +202,14 @@ fn sign(folder: Option<&Path>, names: &[String], home: &Home, output: &Output) -
     if let Some(failed) = outcomes.iter().find(|outcome| !outcome.passed) {
         let title = format!("the case {:?} of the bundle does not pass: {}", failed.name, failed.why);
         return Err(Problem::usage(title, "backout policy test, and mend the rule or the case"));
+    }
+    let engine = found.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
+    if let Some(idle) = policy::uncovered(&engine, &outcomes).first() {
+        let title = format!("the rule {idle} decides no case: nobody has seen what it does");
+        return Err(Problem::usage(title, "add a case to cases/*.json, then backout policy test FOLDER"));
+    }
+    for gone in rules::signed(home, home.trust()?.document()).iter().flat_map(|old| missing(old, &found)) {
+        output.note(&format!("GONE since the bundle in force: {gone}"));
     }
     let proof = proof::proof(&found)?;
     match &proof {
