@@ -200,8 +200,8 @@ pub(crate) fn find_manifest(
             Some(_) => {}
         }
     }
-    by_session
-        .ok_or_else(|| Problem::usage(format!("no manifest is called {name:?}"), "backout gate PLAN prints the name"))
+    let next = "backout approvals lists them: name the session, or at least 8 digits of the digest";
+    by_session.ok_or_else(|| Problem::usage(format!("no manifest is called {name:?}"), next))
 }
 
 /// Every record of the log.

@@ -269,7 +269,7 @@ pub(crate) fn admit(
     }
     let (trust, site) = (home.trust()?, home.site()?);
     let engine = rules::in_force(home, records, trust.document())?;
-    refuse_changed(home, records, &manifest, &engine, &site, trust.document())?;
+    refuse_stale(home, records, &manifest, &engine, &site, trust.document())?;
     let runner = home.key("runner")?.id();
     trust.document().check_key(&Role::Runner, runner, now).map_err(|error| {
         Problem::identity(
@@ -315,7 +315,7 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
     votes::refuse_rejected(records, manifest.plan)?;
     let began = began.time;
     let engine = rules::in_force(home, records, trust.document())?;
-    refuse_changed(home, records, manifest, &engine, &site, trust.document())?;
+    refuse_stale(home, records, manifest, &engine, &site, trust.document())?;
     let counted = votes::approvals(home, records, folded.manifest, manifest, began)?;
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
     let (now, run) = (Timestamp::now(), folded.subject.run.as_str());
@@ -362,7 +362,7 @@ fn leave(
 }
 
 /// What the gate decided under is what is in force.
-fn refuse_changed(
+pub(crate) fn refuse_stale(
     home: &Home,
     records: &[Record],
     manifest: &Manifest,

@@ -98,8 +98,13 @@ fn surprises(step: &kernel::StepSpec, assessed: &StepAssessment) -> Vec<Finding>
     if assessed.confidence != Confidence::Verified {
         return Vec::new();
     }
-    let finding = |text| {
-        let hint = "correct expect, or what the step does; backout plan show PLAN tells what it would change";
+    let seen: Vec<String> =
+        assessed.changes.iter().take(5).map(|it| format!("{} {}", it.change.as_str(), it.resource)).collect();
+    let more =
+        if assessed.changes.len() > 5 { format!(" and {} more", assessed.changes.len() - 5) } else { String::new() };
+    let finding = |text: String| {
+        let hint = "correct expect, which counts resources and in rows the rows, or what the step does";
+        let text = format!("{text}; it would change: {}{more}", seen.join(", "));
         Finding::error(Code::EXPECTATION, format!("/steps/{}/expect", step.ix.0), text, hint).of_step(&step.id)
     };
     verifier::unexpected(step.expect.as_ref(), &assessed.changes).into_iter().map(finding).collect()

@@ -85,6 +85,16 @@ impl Site {
         {
             return Err(usage(format!("environment {name} is production and says another tier")));
         }
+        let relative = |it: &&Environment| it.roots.is_empty() || it.roots.iter().any(|root| !root.is_absolute());
+        if let Some((name, _)) = site.environments.iter().find(|(_, it)| relative(it)) {
+            return Err(usage(format!("environment {name}: roots are absolute paths, at least one")));
+        }
+        if let Some((name, it)) = site.environments.iter().find(|(_, it)| it.max_delete_share > 100) {
+            return Err(usage(format!(
+                "environment {name}: max_delete_share is a percentage, not {}",
+                it.max_delete_share
+            )));
+        }
         site.texts = texts;
         Ok(site)
     }
@@ -105,14 +115,26 @@ impl Site {
 
     /// What people say of resources.
     pub(crate) fn inventory(&self) -> Result<Inventory, Problem> {
-        Inventory::parse(&self.texts.inventory).map_err(|error| {
+        let refuse = |text: String| {
             Problem::new(
                 schemas::ExitCode::Refused,
                 schemas::Code::POLICY_ERROR,
-                format!("inventory.toml: {error}"),
+                format!("inventory.toml: {text}"),
                 "mend the file: without it nobody knows what is protected",
             )
-        })
+        };
+        let inventory = Inventory::parse(&self.texts.inventory).map_err(|error| refuse(error.to_string()))?;
+        if let Some((name, place)) = inventory.environments().find(|(name, _)| !self.environments.contains_key(*name)) {
+            let known: Vec<&str> = self.environments.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            return Err(refuse(format!("{place} names the environment {name:?}, and backout.toml has {known}")));
+        }
+        Ok(inventory)
+    }
+
+    /// Whether it has an environment of this name.
+    pub(crate) fn has(&self, environment: &str) -> bool {
+        self.environments.contains_key(environment)
     }
 
     fn environment(&self, name: &str) -> Result<&Environment, Problem> {

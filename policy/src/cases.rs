@@ -11,13 +11,17 @@ use crate::engine::Engine;
 use crate::inventory::Inventory;
 use crate::touch::fitting;
 
+/// A file of cases whose requests others may begin with.
+const SHIPPED: &str = include_str!("../../examples/policies/deletes.json");
+
 /// A file of cases.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cases {
-    /// What every case about a step begins with: a whole request.
-    base: Value,
-    /// What every case about a plan begins with.
+    /// What every case about a step begins with: a whole request; that of the shipped cases where left out.
+    #[serde(default)]
+    base: Option<Value>,
+    /// What every case about a plan begins with, likewise.
     #[serde(default)]
     plan_base: Option<Value>,
     /// The cases.
@@ -121,7 +125,9 @@ impl Cases {
     /// The request of a case.
     fn ask(&self, case: &Case, engine: &Engine, lookup: Lookup<'_>) -> Result<Ask, String> {
         let kind = if case.plan { "plan" } else { "step" };
-        let base = if case.plan { self.plan_base.as_ref() } else { Some(&self.base) };
+        let shipped: Value = serde_json::from_str(SHIPPED).map_err(|error| error.to_string())?;
+        let (base, name) = if case.plan { (&self.plan_base, "plan_base") } else { (&self.base, "base") };
+        let base = base.as_ref().or_else(|| shipped.get(name));
         let mut value = base.cloned().ok_or("the file has no plan_base")?;
         if let Some(argv) = &case.argv {
             let (act, class, known) = lookup(argv);

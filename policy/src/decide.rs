@@ -192,7 +192,7 @@ impl Decider<'_> {
         let place = format!("/steps/{}", step.ix);
         for (rule, (what, count)) in &denied {
             let more = if *count > 1 { format!(", and {} more", count - 1) } else { String::new() };
-            let detail = format!("{what}{more}{}", circumstances(step));
+            let detail = format!("{what}{more}{}", self.circumstances(step, rule));
             self.refusals.push(self.refusal(rule, &detail, &place).of_step(&step.assessed.id));
         }
         for (need, rules) in &missing {
@@ -385,6 +385,29 @@ impl Decider<'_> {
         }
     }
 
+    /// What makes a refusal plain: the pattern, the share and its limit, the calendar.
+    fn circumstances(&self, step: &StepFacts<'_>, rule: &str) -> String {
+        let mut out = String::new();
+        if step.assessed.by_wildcard {
+            out.push_str(", by wildcard");
+        }
+        let site = self.request.site;
+        if let Some(share) = step.assessed.share.filter(|share| share.part > 0) {
+            let allowed = site.max_delete_share;
+            out.push_str(&format!(
+                ", {} of {} ({} %; max_delete_share is {allowed} %)",
+                share.part,
+                share.whole,
+                share.percent()
+            ));
+        }
+        let code = self.engine.rule(rule).map(|rule| rule.code);
+        if code == Some(Code::POLICY_FREEZE) {
+            out.push_str(&site.inventory.freezes_at(&site.environment, self.request.now));
+        }
+        out
+    }
+
     fn refusal(&self, rule: &str, found: &str, place: &str) -> Finding {
         let known = self.engine.rule(rule);
         let (code, why, hint) = known.map_or_else(
@@ -440,18 +463,6 @@ fn count_more(denied: &mut BTreeMap<String, (String, u64)>, rules: &[String]) {
             *count += 1;
         }
     }
-}
-
-/// What makes a refusal plain: the pattern, the share.
-fn circumstances(step: &StepFacts<'_>) -> String {
-    let mut out = String::new();
-    if step.assessed.by_wildcard {
-        out.push_str(", by wildcard");
-    }
-    if let Some(share) = step.assessed.share.filter(|share| share.part > 0) {
-        out.push_str(&format!(", {} of {} ({} %)", share.part, share.whole, share.percent()));
-    }
-    out
 }
 
 fn no_evidence(need: &Need, rules: &BTreeSet<String>, place: &str) -> Finding {

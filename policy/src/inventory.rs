@@ -180,6 +180,11 @@ impl Inventory {
         if written.resource.len() > MAX_ENTRIES {
             return Err(InventoryError(format!("{} entries, and {MAX_ENTRIES} are the most", written.resource.len())));
         }
+        for entry in &mut written.resource {
+            if !entry.backup_of.is_empty() {
+                entry.thing.get_or_insert(Thing::Backup);
+            }
+        }
         let mut owners = Vec::new();
         let mut patterns = GlobSetBuilder::new();
         let mut backups = Vec::new();
@@ -188,9 +193,14 @@ impl Inventory {
                 return Err(InventoryError(format!("resource entry {} has no match", at + 1)));
             }
             for pattern in &entry.patterns {
+                known_scheme(pattern)?;
                 patterns.add(glob(pattern)?);
                 owners.push(at);
             }
+            if entry.thing.is_some_and(|thing| thing != Thing::Backup) && !entry.backup_of.is_empty() {
+                return Err(InventoryError(format!("resource entry {} is a backup_of, and of another type", at + 1)));
+            }
+            entry.backup_of.iter().try_for_each(|pattern| known_scheme(pattern))?;
             if !entry.backup_of.is_empty() {
                 backups.push((set(&entry.patterns)?, set(&entry.backup_of)?));
             }
@@ -224,6 +234,17 @@ impl Inventory {
                 .map(|register| set(&register.held).map(|held| (register, held)))
                 .transpose()?,
         })
+    }
+
+    /// Every environment that it names, with where.
+    pub fn environments(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let entries = self.entries.iter().flat_map(|it| &it.environments).map(|name| (name.as_str(), "[[resource]]"));
+        let freezes =
+            self.freezes.iter().flat_map(|(it, _)| &it.environments).map(|name| (name.as_str(), "[[freeze]]"));
+        let windows =
+            self.windows.iter().flat_map(|(it, _)| &it.environments).map(|name| (name.as_str(), "[[window]]"));
+        let limits = self.limits.iter().flat_map(|it| &it.environments).map(|name| (name.as_str(), "[[limit]]"));
+        entries.chain(freezes).chain(windows).chain(limits)
     }
 
     /// The limits.
@@ -282,6 +303,20 @@ impl Inventory {
         CalendarFacts { frozen, window }
     }
 
+    /// The freezes that hold, each with its end, for a refusal.
+    pub(crate) fn freezes_at(&self, environment: &str, now: Timestamp) -> String {
+        let holds = |(freeze, zone): &&(Freeze, TimeZone)| {
+            let local = now.to_zoned(zone.clone()).datetime();
+            let here = freeze.environments.is_empty() || freeze.environments.iter().any(|name| name == environment);
+            here && freeze.from <= local && local < freeze.until
+        };
+        let told = |(freeze, _): &(Freeze, TimeZone)| {
+            let zone = freeze.time_zone.as_deref().unwrap_or("UTC");
+            format!(", in the freeze {:?} until {} {zone}", freeze.name, freeze.until)
+        };
+        self.freezes.iter().filter(holds).map(told).collect()
+    }
+
     /// Whether the register was asked lately and holds none of these.
     pub fn legal_hold_clear(&self, resources: &[&str], now: Timestamp) -> bool {
         self.register.as_ref().is_some_and(|(register, held)| {
@@ -316,6 +351,16 @@ impl Day {
             Self::Sun => Weekday::Sunday,
         }
     }
+}
+
+/// A pattern that can match nothing protects nothing, and nobody would notice.
+fn known_scheme(pattern: &str) -> Result<(), InventoryError> {
+    let scheme = pattern.split(':').next().unwrap_or_default();
+    if Resource::SCHEMES.contains(&scheme) || scheme.contains(['*', '?', '{', '[']) {
+        return Ok(());
+    }
+    let known = Resource::SCHEMES.join(", ");
+    Err(InventoryError(format!("{pattern:?} matches nothing: a pattern begins with one of {known}, and a colon")))
 }
 
 /// The ways in which one resource is named: a database is a file, and a file may be a database.

@@ -6,8 +6,10 @@
 use cedar_policy::Policy;
 use serde_json::Value;
 
+use crate::needs::{Need, together};
+
 /// Problems of one rule.
-pub(crate) fn problems(id: &str, policy: &Policy, permits: bool, has_need: bool) -> Vec<String> {
+pub(crate) fn problems(id: &str, policy: &Policy, permits: bool, needs: &[Need], has_need: bool) -> Vec<String> {
     let Ok(json) = policy.to_json() else { return vec![format!("{id}: has no JSON form")] };
     let mut out = Vec::new();
     let conditions: Vec<&Value> = json.get("conditions").and_then(Value::as_array).into_iter().flatten().collect();
@@ -31,6 +33,16 @@ pub(crate) fn problems(id: &str, policy: &Policy, permits: bool, has_need: bool)
         out.push(format!(
             "{id}: more evidence must never make it stricter: join tests with && or ||, and compare with >= or contains"
         ));
+    }
+    let mut read = Vec::new();
+    unless.iter().for_each(|body| evidence_of(body, &mut read));
+    if !permits && has_need && !needs.is_empty() {
+        let tested = together(read);
+        let named = together(needs.iter().cloned());
+        if tested != named {
+            let list = |needs: &[Need]| needs.iter().map(ToString::to_string).collect::<Vec<_>>().join(";");
+            out.push(format!("{id}: it says @need(\"{}\") and tests for {}", list(&named), list(&tested)));
+        }
     }
     if conditions.iter().any(|condition| is_bare(condition)) {
         out.push(format!("{id}: the context is read field by field, never as a whole"));
@@ -93,6 +105,49 @@ fn is_evidence(value: &Value) -> bool {
     let Some(access) = value.get(".").or_else(|| value.get("has")) else { return false };
     access.get("attr").and_then(Value::as_str) == Some("evidence")
         && access.get("left").and_then(|left| left.get("Var")).and_then(Value::as_str) == Some("context")
+}
+
+/// Every piece of evidence that a condition tests, as the need that supplies it.
+fn evidence_of(value: &Value, out: &mut Vec<Need>) {
+    let name = |side: &Value| -> Option<String> {
+        Some(side.get(".").filter(|_| is_field(side))?.get("attr")?.as_str()?.to_owned())
+    };
+    for (test, above) in [(">=", 0), (">", 1)] {
+        if let Some(sides) = value.get(test)
+            && sides.get("left").and_then(name).as_deref() == Some("approvals")
+        {
+            let count = sides.get("right").and_then(|right| right.get("Value")).and_then(Value::as_i64);
+            out.extend(count.map(|count| Need::Approvals(count.saturating_add(above))));
+            return;
+        }
+    }
+    for test in ["contains", "containsAll", "containsAny"] {
+        if let Some(sides) = value.get(test)
+            && sides.get("left").and_then(name).as_deref() == Some("teams")
+        {
+            texts(sides.get("right").unwrap_or(&Value::Null), out);
+            return;
+        }
+    }
+    if let Some(field) = name(value) {
+        out.extend(field.parse());
+        return;
+    }
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| evidence_of(item, out)),
+        Value::Object(fields) => fields.values().for_each(|inner| evidence_of(inner, out)),
+        _ => {}
+    }
+}
+
+/// The teams that a test names.
+fn texts(value: &Value, out: &mut Vec<Need>) {
+    match value {
+        Value::String(text) => out.push(Need::Role(text.clone())),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, out)),
+        Value::Object(fields) => fields.values().for_each(|inner| texts(inner, out)),
+        _ => {}
+    }
 }
 
 /// `context.evidence.NAME`.
@@ -162,7 +217,8 @@ mod tests {
         };
         let need = "@need(\"approvals>=1\")";
         load(&rule(need, "unless { context.evidence.approvals >= 1 }")).unwrap();
-        load(&rule(need, "unless { context.evidence.approvals >= 1 && context.evidence.teams.contains(\"x\") }"))
+        let both = "@need(\"approvals>=1;role:x\")";
+        load(&rule(both, "unless { context.evidence.approvals >= 1 && context.evidence.teams.contains(\"x\") }"))
             .unwrap();
         for (annotations, tail, says) in [
             ("", "unless { context.evidence.approvals >= 1 }", "no @need"),

@@ -77,7 +77,7 @@ impl RuleSet {
             let parsed: PolicySet = match text.parse() {
                 Ok(parsed) => parsed,
                 Err(error) => {
-                    problems.push(format!("{file}: {}", whole(&error)));
+                    problems.push(format!("{file}{}: {}", place(&error, text), whole(&error)));
                     continue;
                 }
             };
@@ -103,7 +103,11 @@ impl RuleSet {
             problems.push(format!("{} rules, and {MAX_RULES} are the most", rules.len()));
         }
         let outcome = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
-        problems.extend(outcome.validation_errors().map(|error| error.to_string()));
+        problems.extend(outcome.validation_errors().map(|error| {
+            let id = error.policy_id().to_string();
+            let file = rules.get(&id).map_or("", |rule| rule.file.as_str());
+            format!("{file}: {id}: {error}")
+        }));
         if problems.is_empty() { Ok(Self { rules, policies }) } else { Err(RuleError(problems)) }
     }
 
@@ -130,6 +134,15 @@ impl RuleSet {
             })
             .collect()
     }
+}
+
+/// Where in a text an error is, as `:LINE`.
+fn place(error: &dyn miette::Diagnostic, text: &str) -> String {
+    let label = error.labels().and_then(|mut labels| labels.next());
+    label.map_or(String::new(), |label| {
+        let before = text.as_bytes().get(..label.offset()).unwrap_or_default();
+        format!(":{}", before.iter().filter(|byte| **byte == b'\n').count() + 1)
+    })
 }
 
 /// An error with its causes and, where it has one, its place.
@@ -205,7 +218,7 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
             None
         }
     };
-    problems.extend(crate::lint::problems(&id, policy, permits, !needs.is_empty() || said("need").is_some()));
+    problems.extend(crate::lint::problems(&id, policy, permits, &needs, said("need").is_some()));
     if !problems.is_empty() {
         return Err(problems);
     }

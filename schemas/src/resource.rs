@@ -37,6 +37,34 @@ impl Resource {
         Self { scheme: scheme.to_owned(), path: path.into(), part: None }
     }
 
+    /// Every scheme that a kind of step or an entry of the library names a thing by.
+    pub const SCHEMES: &'static [&'static str] = &[
+        "aws",
+        "cargo",
+        "compose",
+        "cron",
+        "docker",
+        "file",
+        "git",
+        "github",
+        "helm",
+        "heroku",
+        "host",
+        "http",
+        "https",
+        "k8s",
+        "mail",
+        "npm",
+        "program",
+        "redis",
+        "remote",
+        "sqlite",
+        "sysctl",
+        "systemd",
+        "terraform",
+        "vercel",
+    ];
+
     /// The scheme.
     pub fn scheme(&self) -> &str {
         &self.scheme

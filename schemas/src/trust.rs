@@ -235,6 +235,18 @@ impl TrustRoot {
         Ok(keyid)
     }
 
+    /// Revokes keys from an instant on; those that are revoked already stay so. Returns how many.
+    pub fn revoke(&mut self, is_one: impl Fn(KeyId, &str) -> bool, at: Timestamp) -> usize {
+        let mut count = 0;
+        for (keyid, key) in &mut self.keys {
+            if key.revoked_at.is_none() && is_one(*keyid, &key.owner) {
+                key.revoked_at = Some(at);
+                count += 1;
+            }
+        }
+        count
+    }
+
     /// Sets how many distinct owners of `role` must sign.
     pub fn set_threshold(&mut self, role: &Role, threshold: usize) {
         if let Some(holders) = self.roles.get_mut(&role.to_string()) {

@@ -72,8 +72,19 @@ impl Forge {
             assert_eq!(bench.run(&words).code, 0, "{name}");
         }
         // A second agent whose key got the approver's role by mistake.
-        let mistake =
-            ["key", "new", "other-bot", "--role", "agent", "--role", "approver:prod", "--environment", "prod"];
+        let mistake = [
+            "key",
+            "new",
+            "other-bot",
+            "--role",
+            "agent",
+            "--role",
+            "approver:prod",
+            "--environment",
+            "prod",
+            "--duty",
+            "change",
+        ];
         assert_eq!(bench.run(&mistake).code, 0);
         std::fs::write(bench.path("world/x"), "x\n").unwrap();
         let manifest = gated(&bench, "first");

@@ -39,6 +39,7 @@ fn every_case_is_decided_as_it_says_and_every_rule_decides_one() {
 fn a_case_that_does_not_hold_is_told_and_the_bundle_is_not_signed() {
     let bench = Bench::new();
     edit(&bench, "policies/30-needs.cedar", "context.evidence.approvals >= 2 };", "context.evidence.approvals >= 1 };");
+    edit(&bench, "policies/30-needs.cedar", "@need(\"approvals>=2\")", "@need(\"approvals>=1\")");
     let ran = bench.run(&["policy", "test"]);
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(!ran.value["failed"].as_array().unwrap().is_empty());

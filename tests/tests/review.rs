@@ -44,10 +44,13 @@ fn shown(bench: &Bench, manifest: &str, name: &str) -> String {
 }
 
 /// Puts the policy of the folder in force with one more file.
-fn with_rule(bench: &Bench, file: &str, text: &str) -> Ran {
+fn with_rule(bench: &Bench, file: &str, text: &str, case: &Value) -> Ran {
     let path = bench.path("state/policy").join(file);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
+    if case.is_object() {
+        std::fs::write(bench.path("state/policy/cases/own.json"), json!({"cases": [case]}).to_string()).unwrap();
+    }
     bench.run(&["policy", "sign", "--as", "ada", "--as", "grace"])
 }
 
@@ -104,7 +107,10 @@ fn a_stale_manifest_says_what_changed() {
 
     let manifest = name_of(&gate(&bench, "s3", &plan("s3", json!([write("a", "a")]))));
     let rule = "@id(\"DENY-mail/1\")\n@why(\"no mail\")\nforbid (principal, action, resource)\nwhen { resource is Backout::File && resource.name like \"*/no-such-mail\" };\n";
-    let signed = with_rule(&bench, "policies/50-own.cedar", rule);
+    let idle = with_rule(&bench, "policies/50-own.cedar", rule, &Value::Null);
+    assert!(idle.code == 2 && idle.value["title"].as_str().unwrap().contains("decides no case"), "{idle:?}");
+    let case = json!({"name": "no mail", "set": {"resource.name": "file:/srv/no-such-mail"}, "expect": "deny", "rules": ["DENY-mail/1"]});
+    let signed = with_rule(&bench, "policies/50-own.cedar", rule, &case);
     assert_eq!(signed.code, 0, "{signed:?}");
     let ran = bench.run(&["run", &manifest]);
     let title = ran.value["title"].as_str().unwrap();
@@ -175,11 +181,13 @@ fn an_exception_is_narrow_ends_and_lifts_no_forbid() {
     std::fs::write(bench.path("world/.env"), "a=1\n").unwrap();
     let asked = |session: &str| plan(session, json!([write("e", ".env")]));
     assert_eq!(gate(&bench, "before", &asked("before")).code, 5);
-    let signed = with_rule(&bench, "exceptions/december.cedar", &grant("2099-01-01T00:00:00Z", "EXC-env/1"));
+    let signed =
+        with_rule(&bench, "exceptions/december.cedar", &grant("2099-01-01T00:00:00Z", "EXC-env/1"), &Value::Null);
     assert_eq!(signed.code, 0, "{signed:?}");
     let during = gate(&bench, "during", &asked("during"));
     assert_eq!(during.code, 6, "permitted, and the rule about secrets still asks: {during:?}");
-    let signed = with_rule(&bench, "exceptions/december.cedar", &grant("2020-01-01T00:00:00Z", "EXC-env/2"));
+    let signed =
+        with_rule(&bench, "exceptions/december.cedar", &grant("2020-01-01T00:00:00Z", "EXC-env/2"), &Value::Null);
     assert_eq!(signed.code, 0, "{signed:?}");
     assert_eq!(gate(&bench, "after", &asked("after")).code, 5, "it ended");
 
@@ -187,7 +195,7 @@ fn an_exception_is_narrow_ends_and_lifts_no_forbid() {
     let forbid = grant("2099-01-01T00:00:00Z", "EXC-f/1").replace("permit (", "forbid (");
     let endless = grant("2099-01-01T00:00:00Z", "EXC-e/1").replace("@expires(\"2099-01-01T00:00:00Z\")\n", "");
     for bad in [wide.to_owned(), forbid, endless] {
-        let refused = with_rule(&bench, "exceptions/december.cedar", &bad);
+        let refused = with_rule(&bench, "exceptions/december.cedar", &bad, &Value::Null);
         assert_eq!(refused.value["type"], "policy-error", "{bad}: {refused:?}");
     }
 }
@@ -201,7 +209,9 @@ fn a_way_back_that_was_seen_to_work_is_rehearsed() {
                 unless { context.evidence.drill };\n";
     let before = bench.gated("rehearsal", &plan("rehearsal", json!([write("a", "a")])));
     assert_eq!(bench.run(&["run", &before]).code, 0);
-    let signed = with_rule(&bench, "policies/60-drill.cedar", rule);
+    let case = json!({"name": "never rehearsed", "set": {"resource.name": "file:/srv/drilled"}, "expect": "hold",
+        "rules": ["NEED-drill/1"], "needs": ["drill"]});
+    let signed = with_rule(&bench, "policies/60-drill.cedar", rule, &case);
     assert_eq!(signed.code, 0, "{signed:?}");
     let refused = gate(&bench, "b", &plan("b", json!([write("b", "drilled")])));
     assert_eq!((refused.code, refused.value["type"].as_str()), (5, Some("policy-evidence")), "{refused:?}");

@@ -11,7 +11,7 @@ use crate::flow;
 use crate::home::Home;
 use crate::output::{Output, table};
 use crate::problem::Problem;
-use crate::votes;
+use crate::{rules, votes};
 
 #[derive(Debug, Args)]
 pub(crate) struct ApprovalsArgs {
@@ -38,6 +38,8 @@ pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<
     let records = flow::records(&home.journal()?)?;
     let trust = home.trust()?;
     let now = Timestamp::now();
+    let site = home.site()?;
+    let engine = rules::in_force(home, &records, trust.document())?;
     let used: HashSet<Digest> = records.iter().filter_map(|record| flow::used_by(&record.fact)).collect();
     let mut out = Vec::new();
     for record in &records {
@@ -45,18 +47,23 @@ pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<
         let verified = flow::issued(home, trust.document(), *digest, record.time)?;
         let manifest = &verified.document().predicate;
         let standing = votes::approvals(home, &records, *digest, manifest, now);
+        let rejected = votes::refuse_rejected(&records, manifest.plan).is_err();
+        let stale = crate::judge::refuse_stale(home, &records, manifest, &engine, &site, trust.document());
         let state = match (&standing, used.contains(digest), now >= manifest.expires) {
             (_, true, _) => "used",
+            _ if rejected => "rejected",
             (_, _, true) => "expired",
+            _ if stale.is_err() => "stale",
             (Ok(_), ..) => "ready",
-            (Err(problem), ..) if problem.exit == ExitCode::Refused => "rejected",
             (Err(_), ..) => "waiting",
         };
-        if !args.all && !matches!(state, "ready" | "waiting") {
+        if !args.all && !matches!(state, "ready" | "waiting" | "stale") {
             continue;
         }
         let spoke = records.iter().filter_map(|record| match &record.fact {
-            RecordBody::Approved { manifest, owner, reject: false, .. } if manifest == digest => Some(owner.clone()),
+            RecordBody::Approved { manifest, owner, reject, .. } if manifest == digest => {
+                Some(if *reject { format!("{owner} (no)") } else { owner.clone() })
+            }
             _ => None,
         });
         out.push(Waiting {
@@ -68,9 +75,10 @@ pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<
             people: manifest.approvals.people,
             teams: manifest.approvals.teams.clone(),
             approved_by: spoke.collect::<std::collections::BTreeSet<_>>().into_iter().collect(),
-            missing: match &standing {
-                Ok(_) => Vec::new(),
-                Err(problem) => problem.findings.iter().map(|finding| finding.detail.clone()).collect(),
+            missing: match (&stale, &standing) {
+                (Err(problem), _) => vec![problem.title.clone()],
+                (Ok(()), Ok(_)) => Vec::new(),
+                (Ok(()), Err(problem)) => problem.findings.iter().map(|finding| finding.detail.clone()).collect(),
             },
             expires: manifest.expires.to_string(),
         });
@@ -90,7 +98,7 @@ fn told(out: &[Waiting]) -> String {
             it.environment.clone(),
             it.requester.clone(),
             it.state.to_owned(),
-            format!("{} of {}", it.approved_by.len(), it.people),
+            format!("{} of {}", it.approved_by.iter().filter(|name| !name.ends_with("(no)")).count(), it.people),
             it.approved_by.join(" "),
             it.expires.clone(),
         ]

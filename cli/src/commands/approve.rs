@@ -6,7 +6,8 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use policy::Vote;
 use schemas::{
-    Approval, Digest, Document as _, Envelope, ExitCode, Manifest, RecordBody, Role, Statement, Subject, Verdict, pae,
+    Approval, Digest, Document as _, Envelope, ExitCode, Manifest, Record, RecordBody, Role, Statement, Subject,
+    Verdict, pae,
 };
 
 use crate::brief::Brief;
@@ -88,6 +89,9 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     if now >= manifest.expires {
         return Err(Problem::stale(format!("the manifest expired at {}", manifest.expires)));
     }
+    if !args.reject {
+        refuse_vain(home, &records, digest, manifest)?;
+    }
     if let Some(file) = &args.print_payload {
         show_what(&Brief { home, records: &records, digest, manifest }, output);
         return print_payload(args, digest, manifest, file, home, output);
@@ -129,6 +133,17 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
         reject,
     })?;
     tell(home, digest, manifest, vote.digest(), &owner, reject, output)
+}
+
+/// Nobody's word is asked for what cannot run any more.
+fn refuse_vain(home: &Home, records: &[Record], digest: Digest, manifest: &Manifest) -> Result<(), Problem> {
+    if records.iter().any(|record| flow::used_by(&record.fact) == Some(digest)) {
+        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
+    }
+    votes::refuse_rejected(records, manifest.plan)?;
+    let (trust, site) = (home.trust()?, home.site()?);
+    let engine = crate::rules::in_force(home, records, trust.document())?;
+    crate::judge::refuse_stale(home, records, manifest, &engine, &site, trust.document())
 }
 
 /// Says what was signed, and what is still missing.

@@ -63,11 +63,12 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
                     step.class.as_str().to_owned(),
                     changes,
                     decision.people.to_string(),
+                    decision.id.short(),
                     decision.rules.join(" "),
                 ]
             };
             let rows = gated.assessment.steps.iter().zip(&gated.decisions.steps).map(row).collect();
-            out.push_str(&table(&["step", "class", "changes", "people", "rules"], rows));
+            out.push_str(&table(&["step", "class", "changes", "people", "decision", "rules"], rows));
         }
         gated.lineage.iter().for_each(|lineage| out.push_str(&lineage.text()));
         out.push_str(&gated.decisions.blast.line());

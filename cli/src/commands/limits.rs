@@ -49,6 +49,9 @@ pub(crate) fn run(args: &LimitsArgs, home: &Home, output: &Output) -> Result<Exi
             if !site.inventory()?.limits().iter().any(|known| known.name == *limit) {
                 return Err(Problem::usage(format!("no limit is called {limit:?}"), "inventory.toml has the limits"));
             }
+            if *by == 0 {
+                return Err(Problem::usage("a raise by 0 raises nothing", "backout limits raise --by N"));
+            }
             let issued = Timestamp::now();
             let expires = issued + SignedDuration::from_hours(i64::from(*hours));
             let extension = Extension {
@@ -70,7 +73,9 @@ pub(crate) fn run(args: &LimitsArgs, home: &Home, output: &Output) -> Result<Exi
             let document = Digest::of(&payload);
             home.keep(document, &envelope.to_json())?;
             let (limit, subject) = (limit.clone(), subject.clone());
+            let limits = (limit.clone(), subject.clone());
             home.note(RecordBody::LimitRaised { limit, subject, by: *by, expires, document, owner })?;
+            output.note(&format!("raised {} for {} by {by} until {expires}", limits.0, limits.1));
             list(home, output)
         }
     }

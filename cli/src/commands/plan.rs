@@ -161,6 +161,15 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
     write_durably(&target, &envelope.to_json(), 0o644)
         .map_err(|error| Problem::failure(&format!("cannot write {}", target.display()), &error))?;
     let digest = Digest::of(&bytes);
+    // A signature vouches for the bytes; whether they are any good here is told, for the agent may be elsewhere.
+    let doubt = home
+        .site()
+        .and_then(|site| site.facts(&plan.environment, home.dir()))
+        .and_then(|facts| flow::check(plan, &home.drivers()?, &Arc::new(facts)).map(|_| ()));
+    if let Err(problem) = doubt {
+        let found: Vec<&str> = problem.findings.iter().map(|finding| finding.detail.as_str()).collect();
+        output.note(&format!("note: signed, and not valid here: {}: {}", problem.title, found.join("; ")));
+    }
     output.result(&serde_json::json!({"plan": digest, "file": target}), || {
         format!("signed {digest}\nnext: backout gate {}\n", target.display())
     });

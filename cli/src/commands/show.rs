@@ -76,11 +76,7 @@ const SHOWN_CHANGES: usize = 5;
 
 /// One change in a line, seen or foreseen.
 pub(crate) fn change_line(kind: schemas::ChangeKind, resource: &str, rows: Option<schemas::RowCount>) -> String {
-    let word = match kind {
-        schemas::ChangeKind::Created => "created",
-        schemas::ChangeKind::Updated => "updated",
-        schemas::ChangeKind::Deleted => "deleted",
-    };
+    let word = kind.as_str();
     let rows = rows.map_or(String::new(), |r| format!(" rows +{} ~{} -{}", r.inserted, r.updated, r.deleted));
     format!("  {word} {resource}{rows}\n")
 }

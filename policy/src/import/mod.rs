@@ -49,7 +49,9 @@ pub fn safeclaw(text: &str, samples: &[String]) -> Result<Imported, String> {
         remarks: Vec::new(),
     };
     match written.default_effect {
-        Effect::Deny => {}
+        Effect::Deny => out.remarks.push(
+            "defaultEffect deny: what these rules do not permit, other permits of the bundle still do; take out ALLOW-change/1 to deny it".to_owned(),
+        ),
         _ => out.refused.push("defaultEffect: here everything is denied that nothing allows".to_owned()),
     }
     if written.rules.len() > MAX_RULES {
@@ -83,6 +85,10 @@ pub fn safeclaw(text: &str, samples: &[String]) -> Result<Imported, String> {
             }
             Err(reason) => out.refused.push(format!("{id}: {reason}")),
         }
+    }
+    if rules.iter().any(|rule| rule.effect != Effect::Deny) {
+        let text = "the permits leave out secrets and backups: these stay with the rules that are about them";
+        out.remarks.push(text.to_owned());
     }
     out.text = "// Imported from a SafeClaw policy. First match wins there: each rule leaves out what an earlier one matched.\n".to_owned();
     for (at, rule) in rules.iter().enumerate() {
@@ -182,7 +188,7 @@ fn said(rule: &Rule, earlier: &[&Rule]) -> String {
     let scope = format!("action in [{}]", actions.join(", "));
     let (id, why) = (&rule.id, format!("{:?}", rule.reason));
     let permit = format!(
-        "\n@id(\"IMPORT-{id}/1\")\npermit (principal in Backout::Duty::\"change\", {scope}, resource)\nwhen {{\n  {when}\n}};\n"
+        "\n@id(\"IMPORT-{id}/1\")\npermit (principal in Backout::Duty::\"change\", {scope}, resource)\nwhen {{\n  !(resource is Backout::Secret) && !(resource is Backout::Backup) &&\n  {when}\n}};\n"
     );
     match rule.effect {
         Effect::Allow => permit,

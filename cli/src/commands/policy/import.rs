@@ -35,6 +35,13 @@ pub(super) fn safeclaw(
     let rules = [("imported.cedar".to_owned(), imported.text.clone())];
     policy::RuleSet::load(&rules).map_err(|error| usage(format!("what it says does not load here: {error}")))?;
     let complete = imported.refused.is_empty();
+    if imported.rules.is_empty() {
+        let reasons = imported.refused.join("; ");
+        return Err(Problem::usage(
+            format!("no rule of it can be said here: {reasons}"),
+            "docs/policy.md names what can",
+        ));
+    }
     if let Some(to) = to.filter(|_| complete || partial) {
         write_durably(to, imported.text.as_bytes(), 0o644)
             .map_err(|error| Problem::failure(&format!("cannot write {}", to.display()), &error))?;
@@ -58,7 +65,7 @@ pub(super) fn safeclaw(
         ));
         out.push_str(match (complete, partial) {
             (false, false) => "nothing was written: --partial takes what can be said\n",
-            _ => "next: backout policy test, backout policy diff, backout policy sign --as ONE --as ANOTHER\n",
+            _ => "next: put the file into policies/ of a copy of .backout/policy, then backout policy test COPY, diff COPY, sign COPY --as ONE --as ANOTHER\n",
         });
         out
     });
