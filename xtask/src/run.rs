@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Programs that tests and builds use, with the Debian package of each.
+/// Programs that tests and builds use, or files of them, with the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("git", "git"),
     ("cc", "gcc"),
@@ -13,6 +13,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("cvc5", "cvc5"),
     ("ssh-keygen", "openssh-client"),
+    ("openssl", "openssl"),
+    ("/usr/bin/python3", "python3"),
+    ("/usr/lib/python3/dist-packages/securesystemslib/__init__.py", "python3-securesystemslib"),
+    ("/usr/lib/python3/dist-packages/nacl/__init__.py", "python3-nacl"),
+    ("/usr/lib/python3/dist-packages/cryptography/__init__.py", "python3-cryptography"),
 ];
 
 /// Prints a line for whoever runs the command.
@@ -56,6 +61,9 @@ pub(crate) fn cargo(words: &[&str], env: &[(&str, &str)]) -> Result<(), String> 
 }
 
 fn is_there(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).is_file();
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
