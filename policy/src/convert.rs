@@ -55,14 +55,8 @@ pub(crate) struct Converter {
     /// Each action with the groups that it is in.
     actions: HashMap<&'static str, Vec<Entity>>,
     agents: Mutex<HashMap<Principal, Entity>>,
-    contexts: Mutex<HashMap<Key, Context>>,
-}
-
-/// What a context is made from.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Step(StepContext),
-    Plan(PlanContext),
+    steps: Mutex<HashMap<StepContext, Context>>,
+    plans: Mutex<HashMap<PlanContext, Context>>,
 }
 
 /// Most agents and contexts that are remembered.
@@ -78,53 +72,60 @@ impl Converter {
             entities.extend(groups.iter().filter_map(|group| all.get(group).cloned()));
             actions.insert(*name, entities);
         }
-        Some(Self { words, actions, agents: Mutex::default(), contexts: Mutex::default() })
+        Some(Self { words, actions, agents: Mutex::default(), steps: Mutex::default(), plans: Mutex::default() })
     }
 
-    /// The request of an ask with its entities.
-    pub(crate) fn request(&self, ask: &Ask) -> Result<(Request, Entities), String> {
-        let (principal, action, resource, key) = match ask {
-            Ask::Step(ask) => {
-                let resource = object(&ask.resource, &self.words)?;
-                (&ask.principal, ask.verb.as_str(), resource, Key::Step(ask.context.clone()))
-            }
-            Ask::Plan(ask) => {
-                (&ask.principal, ask.phase.as_str(), plan(ask, &self.words)?, Key::Plan(ask.context.clone()))
-            }
+    /// Who and what an ask is about. It is the same whatever evidence there is.
+    pub(crate) fn scene(&self, ask: &Ask) -> Result<Scene, String> {
+        let (principal, action, resource) = match ask {
+            Ask::Step(ask) => (&ask.principal, ask.verb.as_str(), object(&ask.resource, &self.words)?),
+            Ask::Plan(ask) => (&ask.principal, ask.phase.as_str(), plan(ask, &self.words)?),
         };
-        let agent = remembered(&self.agents, principal.clone(), |principal| agent(principal, &self.words))?;
-        let context = remembered(&self.contexts, key, |key| {
-            let pairs = match key {
-                Key::Step(context) => step_context(context, &self.words)?,
-                Key::Plan(context) => plan_context(context, &self.words)?,
-            };
-            Context::from_pairs(pairs).map_err(|error| error.to_string())
-        })?;
-        let (agent_uid, resource_uid) = (agent.uid(), resource.uid());
+        let agent = remembered(&self.agents, principal, |principal| agent(principal, &self.words))?;
+        let uids = (agent.uid(), self.words.action(action)?, resource.uid());
         let actions = self.actions.get(action).ok_or_else(|| format!("no action is called {action}"))?;
         let entities = Entities::from_entities(actions.iter().cloned().chain([agent, resource]), None)
             .map_err(|error| error.to_string())?;
-        let request = Request::new(agent_uid, self.words.action(action)?, resource_uid, context, None)
-            .map_err(|error| error.to_string())?;
-        Ok((request, entities))
+        Ok(Scene { uids, entities })
     }
+
+    /// The request of an ask in its scene.
+    pub(crate) fn request(&self, scene: &Scene, ask: &Ask) -> Result<Request, String> {
+        let made = |pairs: Pairs| Context::from_pairs(pairs).map_err(|error| error.to_string());
+        let context = match ask {
+            Ask::Step(ask) => {
+                remembered(&self.steps, &ask.context, |context| made(step_context(context, &self.words)?))?
+            }
+            Ask::Plan(ask) => {
+                remembered(&self.plans, &ask.context, |context| made(plan_context(context, &self.words)?))?
+            }
+        };
+        let (agent, action, resource) = scene.uids.clone();
+        Request::new(agent, action, resource, context, None).map_err(|error| error.to_string())
+    }
+}
+
+/// Who does what to what, with what is known of them.
+pub(crate) struct Scene {
+    uids: (EntityUid, EntityUid, EntityUid),
+    pub(crate) entities: Entities,
 }
 
 /// What was made before of a key, or what is made now.
 fn remembered<K: Clone + Eq + Hash, V: Clone>(
     known: &Mutex<HashMap<K, V>>,
-    key: K,
+    key: &K,
     make: impl FnOnce(&K) -> Result<V, String>,
 ) -> Result<V, String> {
-    if let Some(value) = known.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+    if let Some(value) = known.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
         return Ok(value.clone());
     }
-    let value = make(&key)?;
+    let value = make(key)?;
     let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
     if known.len() >= MAX_KNOWN {
         known.clear();
     }
-    known.insert(key, value.clone());
+    known.insert(key.clone(), value.clone());
     Ok(value)
 }
 

@@ -12,6 +12,7 @@ mod decide;
 mod engine;
 mod guard;
 mod import;
+mod index;
 mod inventory;
 mod limits;
 mod lint;

@@ -9,8 +9,10 @@ use serde_json::Value;
 use crate::needs::{Need, together};
 
 /// Problems of one rule.
-pub(crate) fn problems(id: &str, policy: &Policy, permits: bool, needs: &[Need], has_need: bool) -> Vec<String> {
-    let Ok(json) = policy.to_json() else { return vec![format!("{id}: has no JSON form")] };
+pub(crate) fn problems(id: &str, json: &Value, permits: bool, needs: &[Need], has_need: bool) -> Vec<String> {
+    if json.is_null() {
+        return vec![format!("{id}: has no JSON form")];
+    }
     let mut out = Vec::new();
     let conditions: Vec<&Value> = json.get("conditions").and_then(Value::as_array).into_iter().flatten().collect();
     let body = |kind: &str| -> Vec<&Value> {
@@ -47,7 +49,7 @@ pub(crate) fn problems(id: &str, policy: &Policy, permits: bool, needs: &[Need],
     if conditions.iter().any(|condition| is_bare(condition)) {
         out.push(format!("{id}: the context is read field by field, never as a whole"));
     }
-    if has_arithmetic(&json) {
+    if has_arithmetic(json) {
         out.push(format!("{id}: arithmetic can overflow, and a forbid that errors is skipped"));
     }
     out

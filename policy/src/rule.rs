@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use schemas::Code;
 
 use crate::approvals::MOST_MINUTES;
+use crate::index::Demands;
 use crate::needs::Need;
 
 /// The vocabulary, as Cedar schema text.
@@ -53,6 +54,8 @@ pub struct Rule {
     pub reads_names: bool,
     /// The rule itself.
     pub policy: Policy,
+    /// What must be so for it to apply.
+    pub(crate) demands: Demands,
 }
 
 /// A set of rules that passed.
@@ -71,43 +74,35 @@ impl RuleSet {
             return Err(RuleError(vec!["the vocabulary of this build does not parse".to_owned()]));
         };
         let mut problems = Vec::new();
+        let mut parsed: Vec<(&str, PolicySet)> = Vec::new();
+        for (file, text) in files {
+            match text.parse::<PolicySet>() {
+                Ok(set) => parsed.push((file, set)),
+                Err(error) => problems.push(format!("{file}{}: {}", place(&error, text), whole(&error))),
+            }
+        }
+        if let Some((file, _)) = parsed.iter().find(|(_, set)| set.templates().next().is_some()) {
+            problems.push(format!("{file}: templates cannot be proved and are not taken"));
+        }
+        let each: Vec<(&str, &Policy)> =
+            parsed.iter().flat_map(|(file, set)| set.policies().map(|policy| (*file, policy))).collect();
+        if each.len() > MAX_RULES {
+            problems.push(format!("{} rules, and {MAX_RULES} are the most", each.len()));
+            return Err(RuleError(problems));
+        }
         let mut rules = BTreeMap::new();
         let mut policies = PolicySet::new();
-        for (file, text) in files {
-            let parsed: PolicySet = match text.parse() {
-                Ok(parsed) => parsed,
-                Err(error) => {
-                    problems.push(format!("{file}{}: {}", place(&error, text), whole(&error)));
-                    continue;
+        for found in passed(&each, schema) {
+            problems.extend(found.problems);
+            for rule in found.rules {
+                if rules.contains_key(&rule.id) {
+                    problems.push(format!("{}: the id {} is taken", rule.file, rule.id));
+                } else if let Err(error) = policies.add(rule.policy.clone()) {
+                    problems.push(format!("{}: {error}", rule.file));
                 }
-            };
-            if parsed.templates().next().is_some() {
-                problems.push(format!("{file}: templates cannot be proved and are not taken"));
-            }
-            for policy in parsed.policies() {
-                match rule(file, policy) {
-                    Ok(rule) if rules.contains_key(&rule.id) => {
-                        problems.push(format!("{file}: the id {} is taken", rule.id));
-                    }
-                    Ok(rule) => {
-                        if let Err(error) = policies.add(rule.policy.clone()) {
-                            problems.push(format!("{file}: {error}"));
-                        }
-                        rules.insert(rule.id.clone(), rule);
-                    }
-                    Err(found) => problems.extend(found.into_iter().map(|text| format!("{file}: {text}"))),
-                }
+                rules.insert(rule.id.clone(), rule);
             }
         }
-        if rules.len() > MAX_RULES {
-            problems.push(format!("{} rules, and {MAX_RULES} are the most", rules.len()));
-        }
-        let outcome = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
-        problems.extend(outcome.validation_errors().map(|error| {
-            let id = error.policy_id().to_string();
-            let file = rules.get(&id).map_or("", |rule| rule.file.as_str());
-            format!("{file}: {id}: {error}")
-        }));
         if problems.is_empty() { Ok(Self { rules, policies }) } else { Err(RuleError(problems)) }
     }
 
@@ -134,6 +129,45 @@ impl RuleSet {
             })
             .collect()
     }
+}
+
+/// Rules that passed, and what is wrong with the others.
+#[derive(Default)]
+struct Passed {
+    rules: Vec<Rule>,
+    problems: Vec<String>,
+}
+
+/// Lints and validates rules, which are judged each by itself, on as many threads as there are.
+fn passed(each: &[(&str, &Policy)], schema: &Schema) -> Vec<Passed> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let size = each.len().div_ceil(threads).max(1);
+    let work = |part: &[(&str, &Policy)]| {
+        let mut out = Passed::default();
+        let mut set = PolicySet::new();
+        for (file, policy) in part {
+            match rule(file, policy) {
+                // A second rule of one id is told when all are put together.
+                Ok(rule) => {
+                    let _ = set.add(rule.policy.clone());
+                    out.rules.push(rule);
+                }
+                Err(found) => out.problems.extend(found.into_iter().map(|text| format!("{file}: {text}"))),
+            }
+        }
+        let outcome = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
+        out.problems.extend(outcome.validation_errors().map(|error| {
+            let id = error.policy_id().to_string();
+            let file = out.rules.iter().find(|rule| rule.id == id).map_or("", |rule| rule.file.as_str());
+            format!("{file}: {id}: {error}")
+        }));
+        out
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = each.chunks(size).map(|part| scope.spawn(move || work(part))).collect();
+        let panicked = || Passed { problems: vec!["the validator panicked".to_owned()], ..Passed::default() };
+        parts.into_iter().map(|part| part.join().unwrap_or_else(|_| panicked())).collect()
+    })
 }
 
 /// Where in a text an error is, as `:LINE`.
@@ -218,11 +252,13 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
             None
         }
     };
-    problems.extend(crate::lint::problems(&id, policy, permits, &needs, said("need").is_some()));
+    let json = policy.to_json().unwrap_or_default();
+    problems.extend(crate::lint::problems(&id, &json, permits, &needs, said("need").is_some()));
     if !problems.is_empty() {
         return Err(problems);
     }
     let text = policy.to_string();
+    let demands = Demands::of(policy, &json);
     Ok(Rule {
         policy: policy.new_id(PolicyId::new(&id)),
         id,
@@ -234,6 +270,7 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
         needs,
         approval_minutes,
         expires,
+        demands,
         reads_names: text.contains(".name") || text.contains("[\"name\"]") || text.contains("command"),
     })
 }
