@@ -16,6 +16,9 @@ use crate::walk::{Found, Walk};
 pub(crate) const CHUNK: usize = 64 * 1024;
 const BUFFER: usize = 1 << 20;
 
+/// What is read at once of a file that may be small.
+const FIRST: usize = 32 << 10;
+
 /// Looks at `paths` beneath `root` without storing anything; `known` spares reading what did not change.
 pub fn scan(root: &Root, paths: &[PathBuf], known: Option<&Tree>) -> Result<Tree, SnapshotError> {
     let empty = Tree::default();
@@ -98,6 +101,7 @@ fn link_names(root: &Root, found: &mut Found) -> Result<(), SnapshotError> {
 /// One thread's way of reading contents: into a pack, or only to name them.
 pub(crate) struct Reading<'a> {
     sink: Option<Sink<'a>>,
+    /// Made when the first file is read: most looks see names alone.
     buffer: Vec<u8>,
 }
 
@@ -110,13 +114,13 @@ struct Sink<'a> {
 impl<'a> Reading<'a> {
     /// Names contents and stores nothing.
     pub(crate) fn looking() -> Self {
-        Self { sink: None, buffer: vec![0; BUFFER] }
+        Self { sink: None, buffer: Vec::new() }
     }
 
     /// Stores contents in a pack of its own in `folder`.
     pub(crate) fn storing(folder: &'a Path) -> Self {
         let sink = Sink { folder, pack: None, stored: HashMap::new() };
-        Self { sink: Some(sink), buffer: vec![0; BUFFER] }
+        Self { sink: Some(sink), buffer: Vec::new() }
     }
 
     /// The pack that was written, if anything was.
@@ -160,6 +164,9 @@ impl<'a> Reading<'a> {
 
     fn read_whole(&mut self, fd: &OwnedFd, shown: &Path, hasher: &mut blake3::Hasher) -> Result<u64, SnapshotError> {
         let mut size = 0;
+        if self.buffer.is_empty() {
+            self.buffer.resize(FIRST, 0);
+        }
         loop {
             let count = rustix::io::read(fd, &mut self.buffer).map_err(SnapshotError::io("cannot read", shown))?;
             let Some(bytes) = self.buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(size) };
@@ -168,6 +175,9 @@ impl<'a> Reading<'a> {
                 sink.pack()?.write(bytes)?;
             }
             size += count as u64;
+            if count == self.buffer.len() && count < BUFFER {
+                self.buffer.resize(BUFFER, 0);
+            }
         }
     }
 
