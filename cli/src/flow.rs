@@ -397,6 +397,8 @@ pub(crate) struct Opening {
     pub(crate) approvals: Vec<Digest>,
     pub(crate) loaded: Loaded,
     pub(crate) reserved: Vec<schemas::Used>,
+    /// What the policy decided when people had spoken.
+    pub(crate) decided: Digest,
     pub(crate) leave: Leave,
 }
 
@@ -430,6 +432,7 @@ pub(crate) fn open_run(
         approvals: opening.approvals.clone(),
         on_failure,
         steps: steps as u32,
+        admitted: Some(opening.decided),
         reserved: opening.reserved.clone(),
     };
     let entry = Entry { subject: Some(Arc::new(subject.clone())), fact };

@@ -297,9 +297,18 @@ pub(crate) fn admit(
         run: replaces,
         begins: true,
     };
-    let (reserved, warden) = asked.again(engine, &loaded, people)?;
-    let leave = leave(&verified, &loaded, warden)?;
-    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, leave })
+    let admitted = asked.again(engine, &loaded, people)?;
+    let leave = leave(&verified, &loaded, admitted.warden)?;
+    let (reserved, decided) = (admitted.used, admitted.decisions);
+    Ok(Opening {
+        manifest: digest,
+        predicate: manifest,
+        approvals: counted.approvals,
+        loaded,
+        reserved,
+        decided,
+        leave,
+    })
 }
 
 /// Leave for a run that was halted or whose process is gone to go on: what was signed is verified as of when the run put it to use, and the
@@ -321,8 +330,8 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
     let (now, run) = (Timestamp::now(), folded.subject.run.as_str());
     let asked =
         Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, run, begins: false };
-    let (_, warden) = asked.again(engine, &folded.loaded, people)?;
-    leave(&verified, &folded.loaded, warden)
+    let admitted = asked.again(engine, &folded.loaded, people)?;
+    leave(&verified, &folded.loaded, admitted.warden)
 }
 
 /// A root that is a link leads where it led.
@@ -382,6 +391,13 @@ pub(crate) fn refuse_stale(
     Ok(())
 }
 
+/// A plan that may run, once people have spoken.
+struct Admitted {
+    used: Vec<Used>,
+    warden: Arc<dyn executor::Warden>,
+    decisions: Digest,
+}
+
 /// What a manifest is held against when it is about to run, read once.
 struct Asked<'a> {
     home: &'a Home,
@@ -415,12 +431,7 @@ impl Asked<'_> {
     }
 
     /// The second question: with what people said, now. Every step must be allowed, not just held.
-    fn again(
-        &self,
-        engine: policy::Engine,
-        loaded: &Loaded,
-        people: People,
-    ) -> Result<(Vec<Used>, Arc<dyn executor::Warden>), Problem> {
+    fn again(&self, engine: policy::Engine, loaded: &Loaded, people: People) -> Result<Admitted, Problem> {
         let Self { home, records, manifest, .. } = *self;
         let (signer, plan) = self.plan()?;
         let begins = self.begins;
@@ -442,7 +453,7 @@ impl Asked<'_> {
             unknown: unknown_commands(&loaded.steps, &loaded.checks, &loaded.facts, self.drivers),
             steps: step_facts(&loaded.steps, &loaded.assessed),
         };
-        let outcome = policy::decide(&engine, &request, "run");
+        let mut outcome = policy::decide(&engine, &request, "run");
         refuse_denied(&outcome)?;
         let held = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]).find(|it| it.ruling == Ruling::Hold);
         if let Some(held) = held {
@@ -461,8 +472,9 @@ impl Asked<'_> {
         if begins {
             refuse_over(home, records, self.trust, &entries, &request, &manifest.session, outcome.used.clone())?;
         }
-        let watch = policy::Watch::new(engine, outcome.asks, gate_facts.inventory.clone());
-        Ok((outcome.used, Arc::new(OnDuty(watch))))
+        let watch = policy::Watch::new(engine, std::mem::take(&mut outcome.asks), gate_facts.inventory.clone());
+        let decisions = keep_decisions(home, self.site, &mut outcome.decisions)?;
+        Ok(Admitted { used: outcome.used, warden: Arc::new(OnDuty(watch)), decisions })
     }
 }
 

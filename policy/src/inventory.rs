@@ -194,7 +194,7 @@ impl Inventory {
             }
             for pattern in &entry.patterns {
                 known_scheme(pattern)?;
-                patterns.add(glob(pattern)?);
+                patterns.add(glob(pattern, entry.thing == Some(Thing::Secret))?);
                 owners.push(at);
             }
             if entry.thing.is_some_and(|thing| thing != Thing::Backup) && !entry.backup_of.is_empty() {
@@ -384,7 +384,8 @@ fn matches(set: &GlobSet, uri: &str) -> bool {
     spellings(uri).iter().any(|uri| set.is_match(uri))
 }
 
-fn glob(pattern: &str) -> Result<globset::Glob, InventoryError> {
+/// `.ENV` is as much a secret as `.env`: patterns of secrets are blind to case.
+fn glob(pattern: &str, any_case: bool) -> Result<globset::Glob, InventoryError> {
     if !pattern.contains(':') {
         return Err(InventoryError(format!("{pattern:?} is no pattern over URIs, as file:/srv/app/**")));
     }
@@ -392,13 +393,14 @@ fn glob(pattern: &str) -> Result<globset::Glob, InventoryError> {
     if pattern.split('/').any(odd) {
         return Err(InventoryError(format!("{pattern:?}: ** stands for whole parts of a path, as in file:/srv/**/x")));
     }
-    GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| InventoryError(error.to_string()))
+    let built = GlobBuilder::new(pattern).literal_separator(true).case_insensitive(any_case).build();
+    built.map_err(|error| InventoryError(error.to_string()))
 }
 
 fn set(patterns: &[String]) -> Result<GlobSet, InventoryError> {
     let mut builder = GlobSetBuilder::new();
     for pattern in patterns {
-        builder.add(glob(pattern)?);
+        builder.add(glob(pattern, false)?);
     }
     builder.build().map_err(|error| InventoryError(error.to_string()))
 }

@@ -50,6 +50,11 @@ pub(crate) fn touches(step: &StepFacts<'_>) -> Vec<Touch> {
     for change in step.assessed.changes.iter().filter(|change| Some(change.resource.as_str()) != named) {
         out.extend(of_change(change));
     }
+    // A branch that loses commits is one that is forced, wherever it lies.
+    if step.assessed.hazards.contains(&Hazard::Replacement) {
+        let forced = out.iter_mut().filter(|touch| touch.thing == Thing::Ref && touch.verb == Verb::Update);
+        forced.for_each(|touch| touch.verb = Verb::ForcePush);
+    }
     // What is declared and was not seen to change may change all the same.
     if step.assessed.changes.is_empty() {
         let verb = act.filter(|_| acts_on_files).map_or(Verb::Update, |act| act.verb);

@@ -122,6 +122,9 @@ pub enum RecordBody {
         approvals: Vec<Digest>,
         on_failure: OnFailure,
         steps: u32,
+        /// What the policy decided when people had spoken, directly before the run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        admitted: Option<Digest>,
         /// What it may use up of the limits; given back if the run ends with nothing done.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reserved: Vec<Used>,
@@ -242,6 +245,9 @@ pub enum RecordBody {
         approvals: Vec<Digest>,
         kept: Vec<(u32, u32)>,
         steps: u32,
+        /// What the policy decided when people had spoken, directly before the plan took over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        admitted: Option<Digest>,
         /// What the run may use up of the limits from now on, instead of what it reserved before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reserved: Vec<Used>,

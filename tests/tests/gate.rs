@@ -134,3 +134,58 @@ fn a_hook_of_a_bare_repository_is_nobodys_file() {
         gate(&bench, "command", command(&["cp", "bare.git/HEAD", "bare.git/hooks"], "", &["bare.git/hooks"]));
     assert!(is_refused(&by_command, "probe-failed"), "{by_command:?}");
 }
+
+fn git(bench: &Bench, words: &[&str]) -> String {
+    let done = std::process::Command::new("git")
+        .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
+        .args(words)
+        .current_dir(bench.path("world/app"))
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{words:?}");
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_branch_that_would_lose_commits_is_forced_wherever_it_lies() {
+    let bench = bench("", &[]);
+    std::fs::create_dir(bench.path("world/app")).unwrap();
+    git(&bench, &["init", "-q"]);
+    for message in ["one", "two"] {
+        git(&bench, &["commit", "-q", "--allow-empty", "-m", message]);
+    }
+    let (old, new) = (git(&bench, &["rev-parse", "HEAD~1"]), git(&bench, &["rev-parse", "HEAD"]));
+    git(&bench, &["checkout", "-q", "-b", "side", &old]);
+    let moved = |name: &str, at: &str| json!([{"id": "m", "uses": "git.branch_move", "with": {"repo": "app", "name": name, "at": at}}]);
+    let back = gate(&bench, "back", moved("main", &old));
+    assert!(is_refused(&back, "policy-force-push"), "{back:?}");
+    git(&bench, &["checkout", "-q", "main"]);
+    git(&bench, &["branch", "-f", "side", &old]);
+    let forward = gate(&bench, "forward", moved("side", &new));
+    assert!(matches!(forward.code, 0 | 6), "{forward:?}");
+}
+
+#[test]
+fn a_secret_is_one_however_its_name_is_written() {
+    let bench = bench("", &["conf/.ENV", "conf/Server.KEY"]);
+    for path in ["conf/.ENV", "conf/Server.KEY"] {
+        let ran =
+            gate(&bench, "case", json!([{"id": "w", "uses": "file.write", "with": {"path": path, "content": "x\n"}}]));
+        assert!(is_refused(&ran, "policy-denied"), "{path}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_list_of_many_names_is_a_share_like_a_pattern() {
+    let names: Vec<String> = (0..12).map(|at| format!("data/f{at}")).collect();
+    let files: Vec<&str> = names.iter().map(String::as_str).collect();
+    let bench = bench("", &files);
+    let root = bench.path("world").canonicalize().unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{root:?}]\nproduction = true\n"));
+    let delete = |paths: &[&str]| json!([{"id": "d", "uses": "file.delete", "with": {"paths": paths}}]);
+    let all = gate(&bench, "all", delete(&files));
+    assert!(is_refused(&all, "policy-share"), "{all:?}");
+    let detail = all.value["findings"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("12 of 12 (100 %; max_delete_share is 20 %)"), "{detail}");
+    assert_eq!(gate(&bench, "few", delete(&files[..2])).code, 6);
+}

@@ -128,6 +128,7 @@ impl Sim {
             approvals: Vec::new(),
             on_failure: OnFailure::Undo,
             steps: world.len() as u32,
+            admitted: None,
             reserved: Vec::new(),
         };
         let durable = vec![opened];

@@ -218,6 +218,7 @@ fn a_log_that_opened_a_run_with_another_plan_lends_it_no_manifest() {
         approvals: Vec::new(),
         on_failure: schemas::OnFailure::Undo,
         steps: 1,
+        admitted: None,
         reserved: Vec::new(),
     };
     let subject = schemas::RunSubject {

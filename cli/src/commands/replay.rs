@@ -82,6 +82,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         approvals: opening.approvals.clone(),
         kept: kept.iter().map(|(old, new)| (old.0, new.0)).collect(),
         steps: opening.loaded.steps.len() as u32,
+        admitted: Some(opening.decided),
         reserved: opening.reserved.clone(),
     };
     let (mut folded, mut journal) = (rested.folded, rested.journal);

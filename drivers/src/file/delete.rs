@@ -69,7 +69,10 @@ pub(super) fn is_open_ended(step: &StepSpec) -> bool {
         && step.params::<Delete>().is_ok_and(|params| params.glob.is_some() || params.recursive)
 }
 
-/// How much of what lies beside it a recursive delete takes.
+/// So many names of one step are a share of their folder, like a pattern.
+const MANY: usize = 10;
+
+/// How much of what lies beside them a recursive delete takes, or one of many names.
 pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -> Result<Option<Share>, DriverError> {
     if step.operation() != "delete" {
         return Ok(None);
@@ -77,9 +80,12 @@ pub(super) fn share(step: &StepSpec, root: &Root, base: &Path, goals: &[Goal]) -
     let params: Delete = step.params()?;
     let going: std::collections::HashSet<&Path> = goals.iter().map(|goal| goal.entry.path.as_path()).collect();
     let mut worst = None;
-    for path in params.paths.iter().filter(|_| params.recursive) {
+    let mut parents = std::collections::BTreeSet::new();
+    for path in params.paths.iter().filter(|_| params.recursive || params.paths.len() >= MANY) {
         let name = relative_to(base, path, step)?;
-        let parent = name.parent().unwrap_or(Path::new("")).to_owned();
+        parents.insert(name.parent().unwrap_or(Path::new("")).to_owned());
+    }
+    for parent in parents {
         let beside = scan(root, &[parent], None).map_err(snapshot_failed)?;
         let is_file = |entry: &&snapshots::Entry| entry.exists() && entry.node != Node::Folder;
         let whole = beside.entries.iter().filter(is_file).count() as u64;

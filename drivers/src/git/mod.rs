@@ -18,7 +18,7 @@ use kernel::{
     Resource, Scope, Sighting, StepSpec, Token, UndoError, parameters,
 };
 use schemas::{
-    Act, Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, PlanStep, ResourceChange,
+    Act, Change, ChangeKind, Check, Class, Code, Confidence, Effectiveness, Finding, Hazard, PlanStep, ResourceChange,
     StepAssessment, Thing, Verb, WayBack, schema_of_type,
 };
 use serde::{Deserialize, Serialize};
@@ -335,6 +335,13 @@ impl Kind for Git {
     }
 }
 
+/// Whether a ref that moves leaves commits behind that it had: what a forced push does to a branch elsewhere. What cannot be told counts.
+fn drops_commits(repo: &Repository, before: Option<&str>, after: Option<&str>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return false };
+    let (Ok(old), Ok(new)) = (Oid::from_str(before), Oid::from_str(after)) else { return false };
+    old != new && !repo.graph_descendant_of(new, old).unwrap_or(false)
+}
+
 impl Driver for Git {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
         let path = repo_path(step)?;
@@ -368,6 +375,10 @@ impl Driver for Git {
                 bytes: None,
                 rows: None,
             });
+            if drops_commits(&repo, moved.before.as_deref(), moved.after.as_deref()) {
+                assessment.hazards.push(Hazard::Replacement);
+                assessment.notes.push(format!("{} loses commits", before.uri(moved)));
+            }
             let seen = moved.before.clone().unwrap_or_else(|| "absent".to_owned());
             assessment.fingerprints.insert(before.uri(moved), seen);
         }

@@ -64,6 +64,8 @@ fn past(home: &Home, records: &[Record]) -> Result<Vec<Past>, Problem> {
                 (Some(*manifest), verified.document().predicate.decisions)
             }
             RecordBody::Refused { decisions: Some(decisions), .. } => (None, *decisions),
+            RecordBody::RunOpened { manifest, admitted: Some(decisions), .. }
+            | RecordBody::Amended { manifest, admitted: Some(decisions), .. } => (Some(*manifest), *decisions),
             _ => continue,
         };
         let decisions: Decisions = serde_json::from_slice(&home.plain(decisions)?).map_err(broken)?;
