@@ -19,6 +19,9 @@ use crate::touch::{Known, Touch, hazards, touches};
 use crate::watch::Asks;
 use crate::{blast, guard};
 
+/// Plans of more steps keep the score of each and not what it is made of.
+const MAX_VECTORS: usize = 1_000;
+
 /// What a decision id is computed from.
 #[derive(Serialize)]
 struct DecisionInput<'a> {
@@ -199,7 +202,8 @@ impl Decider<'_> {
             self.refusals.push(no_evidence(need, rules, &place).of_step(&step.assessed.id));
         }
         self.refusals.extend(gathered.errors.iter().map(|error| failed(error, &place).of_step(&step.assessed.id)));
-        self.decision(&step.assessed.id, step.class(), surveyed.blast.score, gathered)
+        let vector = (self.request.steps.len() <= MAX_VECTORS).then(|| surveyed.blast.clone());
+        Decision { blast: vector, ..self.decision(&step.assessed.id, step.class(), surveyed.blast.score, gathered) }
     }
 
     fn about_plan(&mut self, whole: &Blast, surveyed: &[Surveyed], looks: Gathered) -> Decision {
@@ -442,7 +446,8 @@ impl Decider<'_> {
             errors: &gathered.errors,
         };
         let id = Digest::of(&serde_json::to_vec(&input).unwrap_or_default());
-        Decision { id, step: step.to_owned(), class, ruling, rules, needs, people, score, asked: gathered.asked }
+        let (step, asked) = (step.to_owned(), gathered.asked);
+        Decision { id, step, class, ruling, rules, needs, people, score, blast: None, asked }
     }
 }
 

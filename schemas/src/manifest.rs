@@ -143,6 +143,9 @@ pub struct Decision {
     pub people: u64,
     /// Its blast radius, 0 to 100.
     pub score: u64,
+    /// What the score is made of, for plans of up to 1,000 steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blast: Option<Blast>,
     /// The questions that were asked, by the digest of their canonical JSON.
     pub asked: Vec<Digest>,
 }

@@ -178,3 +178,19 @@ fn a_wrong_expectation_says_what_it_would_change() {
     let detail = refused.value["findings"][0]["detail"].as_str().unwrap();
     assert!(detail.contains("it would change: created file:"), "{detail}");
 }
+
+#[test]
+fn a_persons_revoked_key_approves_nothing_more() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(&["key", "revoke", "vera"]).code, 0);
+    let step = json!({"id": "t", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 4 > n"], "present": ["test", "-e", "n"],
+        "writes": ["n"]}, "undo": {"argv": ["rm", "n"]}});
+    let mut plan = write("s", "a");
+    plan["steps"] = json!([step]);
+    let manifest = gate(&bench, "s", &plan).value["manifest"].as_str().unwrap().to_owned();
+    let late = bench.run(&["approve", &manifest, "--as", "vera"]);
+    assert!(late.code == 3 && title(&late).contains("was revoked at"), "{late:?}");
+    assert_eq!(bench.run(&["run", &manifest]).code, 6);
+    assert_eq!(bench.run(&["approve", &manifest, "--as", "walt"]).code, 0);
+    assert_eq!(bench.run(&["run", &manifest]).code, 0);
+}
