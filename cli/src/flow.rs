@@ -284,6 +284,7 @@ pub(crate) struct Driving<'a> {
 #[derive(Clone)]
 pub(crate) struct Leave {
     pub(crate) warden: Arc<dyn executor::Warden>,
+    pub(crate) brake: Arc<dyn executor::Brake>,
     pub(crate) warrant: tokens::Warrant,
 }
 
@@ -309,6 +310,7 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
         signals: true,
         stop: Stop::default(),
         warden: driving.leave.as_ref().map(|leave| leave.warden.clone()),
+        brake: driving.leave.as_ref().map(|leave| leave.brake.clone()),
         mint: Arc::new(mint),
         authority: Arc::new(checker),
     };

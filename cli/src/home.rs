@@ -55,7 +55,7 @@ impl Home {
 
     /// Makes the folders, readable by their owner alone.
     pub(crate) fn make_folders(&self) -> Result<(), Problem> {
-        for name in ["keys", "documents", "outputs", "snapshots"] {
+        for name in ["keys", "documents", "outputs", "snapshots", "stops"] {
             let path = self.dir.join(name);
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -223,7 +223,16 @@ impl Home {
 
     /// Appends one fact that belongs to no run.
     pub(crate) fn note(&self, fact: RecordBody) -> Result<(), Problem> {
-        let mut journal = self.journal_to_write(std::time::Duration::from_secs(15))?;
+        self.note_within(fact, std::time::Duration::from_secs(15))
+    }
+
+    /// Appends one fact if nobody else has the journal.
+    pub(crate) fn note_now(&self, fact: RecordBody) -> Result<(), Problem> {
+        self.note_within(fact, std::time::Duration::ZERO)
+    }
+
+    fn note_within(&self, fact: RecordBody, wait: std::time::Duration) -> Result<(), Problem> {
+        let mut journal = self.journal_to_write(wait)?;
         let entry = Entry { subject: None, fact };
         journal.append(Timestamp::now(), &[entry]).map_err(|error| Problem::journal(&error))?;
         journal.release().map_err(|error| Problem::journal(&error))

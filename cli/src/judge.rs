@@ -18,7 +18,7 @@ use crate::lineage::lineage;
 use crate::look::{Corrected, assess, unknown_commands};
 use crate::problem::{Problem, chain};
 use crate::site::Site;
-use crate::{changed, ledger, rules, votes};
+use crate::{changed, ledger, rules, stops, votes};
 
 /// How long a manifest may be run after it was issued.
 const MANIFEST_MINUTES: i64 = 60;
@@ -298,7 +298,7 @@ pub(crate) fn admit(
         begins: true,
     };
     let admitted = asked.again(engine, &loaded, people)?;
-    let leave = leave(&verified, &loaded, admitted.warden)?;
+    let leave = leave(home, records, &verified, &loaded, admitted.warden)?;
     let (reserved, decided) = (admitted.used, admitted.decisions);
     Ok(Opening {
         manifest: digest,
@@ -331,7 +331,7 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
     let asked =
         Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, run, begins: false };
     let admitted = asked.again(engine, &folded.loaded, people)?;
-    leave(&verified, &folded.loaded, admitted.warden)
+    leave(home, records, &verified, &folded.loaded, admitted.warden)
 }
 
 /// A root that is a link leads where it led.
@@ -361,13 +361,27 @@ fn refuse_other(began: &Record, manifest: &Manifest) -> Result<(), Problem> {
 }
 
 fn leave(
+    home: &Home,
+    records: &[Record],
     verified: &Verified<Statement<Manifest>>,
     loaded: &Loaded,
     warden: Arc<dyn executor::Warden>,
 ) -> Result<Leave, Problem> {
+    let manifest = &verified.document().predicate;
+    let subject = schemas::RunSubject {
+        run: String::new(),
+        session: manifest.session.clone(),
+        agent: manifest.requester.clone(),
+        environment: manifest.environment.clone(),
+    };
+    let kinds = loaded.steps.iter().filter_map(|step| step.uses.split('.').next());
+    stops::refuse_stopped(home, records, &subject, kinds.clone())?;
+    let kinds = kinds.map(str::to_owned).collect();
+    let (folder, trust) = (home.path(stops::FOLDER), home.trust()?.into_document());
+    let brake = Arc::new(stops::Watch { folder, trust, subject, kinds });
     let warrant = tokens::Warrant::signed(verified, loaded.decisions_digest, loaded.ceilings.clone());
     let warrant = warrant.ok_or_else(|| Problem::stale("the decisions are not those that the manifest names"))?;
-    Ok(Leave { warden, warrant })
+    Ok(Leave { warden, brake, warrant })
 }
 
 /// What the gate decided under is what is in force.

@@ -16,6 +16,7 @@ mod problem;
 mod rules;
 mod site;
 mod standing;
+mod stops;
 mod votes;
 
 use clap::Parser as _;

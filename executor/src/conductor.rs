@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use kernel::{Claim, DriverError, Effect, End, IllegalEvent, Mode, Sighting, StepIx, StepSpec, StepState, UndoError};
-use schemas::{Digest, ExitCode, Grant, RecordBody};
+use schemas::{Digest, ExitCode, Grant, RecordBody, UndoReason};
 use serde_json::value::RawValue;
 use verifier::Verification;
 
@@ -107,6 +107,16 @@ impl Conductor {
             Message::Durable => {
                 self.committing = false;
                 self.cleared.extend(self.in_commit.drain(..));
+                Ok(())
+            }
+            Message::Braked(braked) => {
+                if self.folded.run.ended().is_none() {
+                    let by = braked.cause.clone();
+                    self.record(RecordBody::Halted { cause: braked.cause, timed_out: false }, true)?;
+                    if braked.undo {
+                        self.record(RecordBody::UndoRequested { by, why: UndoReason::Stopped }, true)?;
+                    }
+                }
                 Ok(())
             }
             Message::Halt { cause, timed_out } => match self.folded.run.ended() {

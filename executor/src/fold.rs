@@ -233,6 +233,7 @@ impl Folded {
                 match why {
                     UndoReason::Recovery => (Cause::Crashed, "the process that ran it was gone".to_owned()),
                     UndoReason::Asked => (Cause::Asked, format!("undo asked for by {by}")),
+                    UndoReason::Stopped => (Cause::Stopped, format!("stopped by {by}")),
                 }
             }
             RecordBody::ResumeRequested { .. } => {

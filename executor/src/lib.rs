@@ -5,6 +5,7 @@
 mod conductor;
 mod fold;
 mod heartbeat;
+mod sentry;
 mod shell;
 mod work;
 
@@ -12,4 +13,4 @@ pub use conductor::{Conductor, Order, Slots, Tick};
 pub use fold::{Cause, FoldError, Folded, Loaded, Loader, Names, fold};
 pub use heartbeat::{last_sign_of_life, show_life};
 pub use shell::{ExecutorError, Finished, Shell, Stop};
-pub use work::{Hands, Message, Warden, Work};
+pub use work::{Brake, Braked, Hands, Message, Warden, Work};

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use crate::conductor::{Conductor, Order, Tick, is_light};
 use crate::fold::Folded;
 use crate::heartbeat::show_life;
-use crate::work::{Hands, Message, Warden, Work};
+use crate::sentry::Sentry;
+use crate::work::{Brake, Hands, Message, Warden, Work};
 
 /// How long facts that are in no hurry wait for company before they are committed.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -44,6 +45,8 @@ pub struct Shell {
     pub stop: Stop,
     /// Asked directly before a step acts; nobody while a run only goes back.
     pub warden: Option<Arc<dyn Warden>>,
+    /// What stops it from outside; nothing while a run only goes back.
+    pub brake: Option<Arc<dyn Brake>>,
     /// Where tokens come from.
     pub mint: Arc<Mint>,
     /// Who takes them.
@@ -136,8 +139,10 @@ impl Shell {
             steady: self.scope(&subject, self.alive_until_ms),
             outputs: self.outputs.clone(),
             warden: self.warden.clone(),
+            brake: self.brake.clone(),
             mint: self.mint.clone(),
         });
+        let _sentry = self.brake.as_ref().map(|brake| Sentry::post(brake.clone(), messages.clone()));
         let mut engine = Engine {
             shell: self,
             conductor,
@@ -298,6 +303,15 @@ impl Engine<'_> {
     }
 
     fn take(&mut self, message: Message) -> Result<(), ExecutorError> {
+        if let Message::Braked(_) = &message {
+            // It comes from no work. A second one finds the run halted.
+            if self.halted.is_some() {
+                return Ok(());
+            }
+            self.halted = Some(Instant::now());
+            self.cancel.kill();
+            return Ok(self.conductor.on(message)?);
+        }
         self.in_flight = self.in_flight.saturating_sub(1);
         if matches!(message, Message::Applied(..)) {
             // What a step changed is its own only up to the last sign of life: show one as soon as it is back.
@@ -341,8 +355,10 @@ impl Engine<'_> {
     /// After the journal failed: ends what acts and waits until it is back, so that nothing of this process goes on.
     async fn wait_for_flight(&mut self, inbox: &mut mpsc::Receiver<Message>) {
         self.cancel.cancel();
-        while self.in_flight > 0 && inbox.recv().await.is_some() {
-            self.in_flight -= 1;
+        while self.in_flight > 0
+            && let Some(message) = inbox.recv().await
+        {
+            self.in_flight -= usize::from(!matches!(message, Message::Braked(_)));
         }
     }
 }

@@ -51,6 +51,8 @@ pub enum Message {
     Checked(Vec<String>, Vec<String>),
     /// The commit that was under way is durable.
     Durable,
+    /// A stop covers the run: what acts is ended, nothing new starts.
+    Braked(Braked),
     /// A person or a signal wants nothing new to start.
     Halt {
         /// Who or what.
@@ -80,6 +82,8 @@ pub struct Hands {
     pub outputs: PathBuf,
     /// Asked directly before a step acts; nobody while a run only goes back.
     pub warden: Option<Arc<dyn Warden>>,
+    /// What stops it; nothing while a run only goes back.
+    pub brake: Option<Arc<dyn Brake>>,
     /// Where tokens come from.
     pub mint: Arc<Mint>,
 }
@@ -90,11 +94,30 @@ impl Hands {
     }
 }
 
+/// Why a run must halt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Braked {
+    /// Who or what, and why.
+    pub cause: String,
+    /// Whether everything is to be put back.
+    pub undo: bool,
+}
+
+/// What stops a run from outside: asked before each act, and whenever its folder changes.
+pub trait Brake: Send + Sync {
+    /// The folder whose changes may mean a stop.
+    fn folder(&self) -> &Path;
+    /// Whether the run must halt. What cannot be told is a yes.
+    fn braked(&self) -> Option<Braked>;
+}
+
 impl Work {
-    /// Does it, unless the warden says no.
+    /// Does it, unless a stop or the warden says no.
     pub fn perform_allowed(self, hands: &Hands) -> Message {
         let warden = hands.warden.as_deref();
-        let refused = |ix| warden.and_then(|warden| warden.may_act(ix).err()).map(DriverError::Refused);
+        let braked = || hands.brake.as_deref().and_then(Brake::braked).map(|braked| DriverError::Refused(braked.cause));
+        let refused =
+            |ix| braked().or_else(|| warden.and_then(|warden| warden.may_act(ix).err()).map(DriverError::Refused));
         match &self {
             Self::Prepare(step) => {
                 if let Some(error) = refused(step.ix) {
@@ -109,6 +132,9 @@ impl Work {
             _ => {}
         }
         let mut message = self.perform_safely(hands);
+        if let (Some(braked), Message::Checked(_, failed)) = (braked(), &mut message) {
+            failed.push(braked.to_string());
+        }
         if let (Some(warden), Message::Checked(_, failed)) = (warden, &mut message)
             && failed.is_empty()
             && let Err(reason) = warden.may_commit(failed.len())

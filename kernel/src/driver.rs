@@ -315,17 +315,34 @@ fn list(conflicts: &[Conflict]) -> String {
 
 /// A shared flag by which the shell ends what is in flight.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Wish>);
+
+#[derive(Debug, Default)]
+struct Wish {
+    end: AtomicBool,
+    at_once: AtomicBool,
+}
 
 impl Cancel {
     /// Asks everything that holds this flag to end.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.end.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends everything that holds this flag, without asking.
+    pub fn kill(&self) {
+        self.0.at_once.store(true, Ordering::SeqCst);
+        self.cancel();
     }
 
     /// Whether it was asked to end.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.end.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is to end without being asked.
+    pub fn is_killed(&self) -> bool {
+        self.0.at_once.load(Ordering::SeqCst)
     }
 }
 

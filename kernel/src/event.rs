@@ -92,6 +92,8 @@ impl Event {
             | R::PolicyPinned { .. }
             | R::LimitRaised { .. }
             | R::Refused { .. }
+            | R::Stopped { .. }
+            | R::Lifted { .. }
             | R::Gated { .. }
             | R::Approved { .. }
             | R::RunOpened { .. }

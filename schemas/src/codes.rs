@@ -78,6 +78,8 @@ impl Code {
     pub const POLICY_ERROR: Self = Self("policy-error");
     /// An idempotency key was used for another plan, or for one that ran.
     pub const IDEMPOTENCY: Self = Self("idempotency");
+    /// A stop covers it.
+    pub const STOPPED: Self = Self("stopped");
     /// The plan that it follows is not known.
     pub const UNKNOWN_PARENT: Self = Self("unknown-parent");
     /// A limit would be exceeded.
@@ -155,6 +157,7 @@ impl Code {
         Self::POLICY_ERROR,
         Self::IDEMPOTENCY,
         Self::UNKNOWN_PARENT,
+        Self::STOPPED,
         Self::LIMIT,
         Self::APPROVALS_MISSING,
         Self::APPROVAL_MANIFEST,

@@ -23,6 +23,7 @@ mod record;
 mod resource;
 mod sshsig;
 mod statement;
+mod stop;
 mod strict;
 mod trust;
 
@@ -52,5 +53,6 @@ pub use record::{Record, RecordBody, RunSubject, SeenWord, UndoReason, Used};
 pub use resource::{Resource, ResourceError};
 pub use sshsig::{SshSigError, SshSignature, public_of_ssh};
 pub use statement::{Predicate, Statement, Subject};
+pub use stop::{Covers, Lift, Stop, Then};
 pub use strict::{StrictError, parse_strict, strict_check};
 pub use trust::{Role, TrustError, TrustRoot, TrustedKey};

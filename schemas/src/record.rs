@@ -80,6 +80,8 @@ pub enum UndoReason {
     Asked,
     /// The process that ran it was gone, or the run was halted, and recovery puts it back.
     Recovery,
+    /// It was stopped, and the stop says so.
+    Stopped,
 }
 
 /// Every kind of fact. `step` is the index of the step in the plan.
@@ -102,6 +104,10 @@ pub enum RecordBody {
     PolicyPinned { serial: u64, digest: Digest },
     /// An operator raised a limit for a session, an agent or an environment.
     LimitRaised { limit: String, subject: String, by: u64, expires: Timestamp, document: Digest, owner: String },
+    /// Somebody stopped something: a file in the folder of stops, named by its digest.
+    Stopped { stop: Digest, id: String, covers: String },
+    /// Operators lifted a stop.
+    Lifted { id: String, lift: Digest, owners: Vec<String> },
     /// The gate signed a manifest.
     Gated {
         plan: Digest,

@@ -179,6 +179,10 @@ fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
     assert_eq!(bench.run(&["run", &done]).code, 0);
     note("stale", &bench.run(&["run", &done]));
     let mut keyed = plan(json!([write("k", "keyed")]));
+    std::fs::remove_dir(bench.path("state/stops")).unwrap();
+    let fast = bench.gated("fast", &plan(json!([write("f", "fast")])));
+    note("stopped", &bench.run(&["run", &fast]));
+    std::fs::create_dir(bench.path("state/stops")).unwrap();
     let mut orphan = keyed.clone();
     orphan["parent"] = json!(format!("sha256:{}", "0".repeat(64)));
     note("unknown-parent", &bench.run(&["gate", bench.sign("orphan", &orphan).to_str().unwrap()]));

@@ -17,6 +17,7 @@ mod run;
 mod schema;
 mod show;
 mod status;
+mod stop;
 mod undo;
 mod verify;
 
@@ -85,6 +86,12 @@ enum Command {
     Approvals(approvals::ApprovalsArgs),
     /// Run a manifest
     Run(run::RunArgs),
+    /// Stop what runs and keep it from starting, also after a restart
+    Stop(stop::StopArgs),
+    /// List what is stopped
+    Stops,
+    /// Lift a stop: operators sign that it may go on
+    Resume(stop::ResumeArgs),
     /// List runs
     Status(status::StatusArgs),
     /// List records
@@ -119,6 +126,9 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Problem> {
         Command::Limits(args) => limits::run(args, &home()?, output),
         Command::Approvals(args) => approvals::run(args, &home()?, output),
         Command::Run(args) => run::run(args, &home()?, output),
+        Command::Stop(args) => stop::stop(args, &home()?, output),
+        Command::Stops => stop::list(&home()?, output),
+        Command::Resume(args) => stop::resume(args, &home()?, output),
         Command::Status(args) => status::run(args, &home()?, output),
         Command::Log(args) => log::run(args, &home()?, output),
         Command::Show(args) => show::run(args, &home()?, output),

@@ -55,7 +55,7 @@ pub(crate) fn run(program: &Program<'_>) -> Result<Output, DriverError> {
     let mut running = started?;
     let ending = running.attend(program).map_err(|error| DriverError::io(format!("cannot watch {name}"), error));
     if !matches!(ending, Ok(Ending::Exited)) {
-        running.end_tree(program.run);
+        running.end_tree(program.run, program.cancel);
     }
     let status = running.child.wait().map_err(|error| DriverError::io(format!("cannot wait for {name}"), error))?;
     running.drain();
@@ -192,11 +192,11 @@ impl Running {
     }
 
     /// Asks the group to end, then ends it and whatever left the group but carries this run's mark.
-    fn end_tree(&mut self, run: &str) {
+    fn end_tree(&mut self, run: &str, cancel: &Cancel) {
         let Some(pid) = self.pid else { return };
         let _ = kill_process_group(pid, Signal::TERM);
         let asked = Instant::now();
-        while asked.elapsed() < GRACE {
+        while asked.elapsed() < GRACE && !cancel.is_killed() {
             let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
             let mut fds = [PollFd::new(&self.gone, PollFlags::IN)];
             if poll(&mut fds, Some(&wait)).is_ok_and(|count| count > 0) {
