@@ -93,7 +93,10 @@ fn finality(assessment: &Assessment) -> String {
 
 /// The steps to look at, the gravest first; what is trivial, or was looked at in the plan before, in a line.
 fn steps(assessment: &Assessment, decisions: &Decisions, lineage: Option<&Lineage>) -> String {
-    let known = |step: &StepAssessment| lineage.is_some_and(|it| it.reviewed && it.same.contains(&step.id));
+    // What cannot be undone is looked at whole each time.
+    let known = |step: &StepAssessment| {
+        step.class != Class::Irreversible && lineage.is_some_and(|it| it.reviewed && it.same.contains(&step.id))
+    };
     let judged = assessment.steps.iter().zip(&decisions.steps);
     let (seen, judged): (Vec<_>, Vec<_>) = judged.partition(|(step, _)| known(step));
     let is_quiet = |(step, decision): &(&StepAssessment, &Decision)| {
@@ -103,7 +106,15 @@ fn steps(assessment: &Assessment, decisions: &Decisions, lineage: Option<&Lineag
     asked.sort_by_key(|(step, decision)| (std::cmp::Reverse(step.class), std::cmp::Reverse(decision.score)));
     let mut out: String = asked.iter().map(|(step, _)| step_text(step)).collect();
     out.push_str(&together("that no rule asks anybody about", &quiet));
-    out.push_str(&together("that are the same as in the plan before", &seen));
+    for (step, _) in seen {
+        let notes: String = step.notes.iter().map(|note| format!("; {note}")).collect();
+        out.push_str(&format!(
+            "\n{} [{}] as in the plan before: {}{notes}\n",
+            step.id,
+            step.class.as_str(),
+            step.way_back.how
+        ));
+    }
     out
 }
 

@@ -18,8 +18,10 @@ pub(crate) struct Lineage {
     pub(crate) parent: Digest,
     /// What became of the parent.
     pub(crate) became: String,
-    /// Whether the parent was laid before people.
+    /// Whether a person spoke about the parent, for the same environment.
     pub(crate) reviewed: bool,
+    /// Whether its own checks are others.
+    pub(crate) checks_changed: bool,
     /// Steps that say the same and would do the same.
     pub(crate) same: BTreeSet<String>,
     /// Steps that say or would do something else.
@@ -35,8 +37,9 @@ impl Lineage {
             [] => String::new(),
             names => format!("; {what}: {}", names.join(", ")),
         };
+        let checks = if self.checks_changed { "; the checks at the end are others" } else { "" };
         format!(
-            "follows plan {}, which {}; {} steps are the same{}{}{}\n",
+            "follows plan {}, which {}; {} steps are the same{}{}{}{checks}\n",
             self.parent.short(),
             self.became,
             self.same.len(),
@@ -56,7 +59,7 @@ pub(crate) fn lineage(
 ) -> Result<Option<Lineage>, Problem> {
     let Some(parent) = plan.parent else { return Ok(None) };
     let mut became = None;
-    let mut assessment = None;
+    let (mut assessment, mut spoken) = (None, false);
     for record in records {
         match &record.fact {
             RecordBody::Refused { plan: Some(of), codes, .. } if *of == parent => {
@@ -65,6 +68,9 @@ pub(crate) fn lineage(
             RecordBody::Gated { plan: of, manifest, assessment: seen, .. } if *of == parent => {
                 assessment = Some(*seen);
                 became = Some(fate(records, *manifest));
+                let about =
+                    |it: &Record| matches!(&it.fact, RecordBody::Approved { manifest: of, .. } if of == manifest);
+                spoken |= records.iter().any(about);
             }
             _ => {}
         }
@@ -87,7 +93,9 @@ pub(crate) fn lineage(
         ),
         None => None,
     };
-    Ok(Some(compare(parent, became, (&old, seen.as_ref()), (plan, assessed))))
+    let mut lineage = compare(parent, became, (&old, seen.as_ref()), (plan, assessed));
+    lineage.reviewed = spoken && old.environment == plan.environment;
+    Ok(Some(lineage))
 }
 
 /// What became of a manifest.
@@ -120,7 +128,8 @@ fn compare(
     let mut out = Lineage {
         parent,
         became,
-        reviewed: seen.is_some(),
+        reviewed: false,
+        checks_changed: serde_json::to_value(&old.checks).ok() != serde_json::to_value(&plan.checks).ok(),
         same: BTreeSet::new(),
         changed: Vec::new(),
         new: Vec::new(),

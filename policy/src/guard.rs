@@ -35,5 +35,8 @@ pub(crate) fn refused(step: &StepFacts<'_>, site: &SiteFacts, touched: &[Known],
 }
 
 fn first_reached<'a>(step: &StepFacts<'_>, protected: &'a [Resource]) -> Option<&'a Resource> {
-    protected.iter().find(|resource| step.writes.iter().any(|write| write.overlaps(resource)))
+    // A pattern acts on the names that it was expanded to, and on no others beneath the folder where it begins.
+    let pinned: Vec<Resource> = step.assessed.pinned.iter().map(|path| Resource::file(path.as_str())).collect();
+    let writes = if step.assessed.by_wildcard && !pinned.is_empty() { &pinned } else { step.writes };
+    protected.iter().find(|resource| writes.iter().any(|write| write.overlaps(resource)))
 }

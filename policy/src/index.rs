@@ -67,6 +67,16 @@ impl Demands {
         out
     }
 
+    /// Whether the rule is for one agent, or for those with one duty.
+    pub(crate) fn name_somebody(&self) -> bool {
+        self.agent.is_some() || self.duty.is_some()
+    }
+
+    /// Whether the rule is for one environment.
+    pub(crate) fn name_an_environment(&self) -> bool {
+        self.facts.iter().any(|(field, _)| *field == Field::Environment)
+    }
+
     fn take(&mut self, value: &Value) {
         if let Some(sides) = value.get("&&") {
             ["left", "right"].iter().filter_map(|side| sides.get(*side)).for_each(|side| self.take(side));

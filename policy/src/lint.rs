@@ -3,9 +3,10 @@
 //!
 //! It walks the rule's JSON form, so that it sees what the engine sees and not the text.
 
-use cedar_policy::Policy;
+use cedar_policy::{ActionConstraint, Policy, ResourceConstraint};
 use serde_json::Value;
 
+use crate::index::Demands;
 use crate::needs::{Need, together};
 
 /// Problems of one rule.
@@ -55,40 +56,27 @@ pub(crate) fn problems(id: &str, json: &Value, permits: bool, needs: &[Need], ha
     out
 }
 
-/// Why a rule is no exception: a permit for named agents or duties, named actions and a type of thing, in a named environment.
-pub(crate) fn narrow(id: &str, policy: &Policy) -> Vec<String> {
-    let Ok(json) = policy.to_json() else { return vec![format!("{id}: has no JSON form")] };
-    let any = |part: &str| json.get(part).and_then(|scope| scope.get("op")).and_then(Value::as_str) == Some("All");
+/// Why a rule is no exception: a permit for one agent or duty, named actions and a type of thing, in one environment that its `when` demands.
+pub(crate) fn narrow(id: &str, policy: &Policy, demands: &Demands) -> Vec<String> {
     let mut out = Vec::new();
     if policy.effect() != cedar_policy::Effect::Permit {
         out.push(format!("{id}: an exception permits; it never forbids, and it lifts no forbid"));
     }
-    for (part, what) in [("principal", "an agent or a duty"), ("action", "actions"), ("resource", "a type of thing")] {
-        if any(part) {
-            out.push(format!("{id}: an exception names {what}"));
-        }
+    if !demands.name_somebody() {
+        out.push(format!("{id}: an exception names an agent (principal == …) or a duty (principal in …)"));
     }
-    if !reads_environment(&json) {
-        out.push(format!("{id}: an exception says when resource.environment is which"));
+    if matches!(policy.action_constraint(), ActionConstraint::Any) {
+        out.push(format!("{id}: an exception names actions"));
+    }
+    if matches!(policy.resource_constraint(), ResourceConstraint::Any) {
+        out.push(format!("{id}: an exception names a type of thing"));
+    }
+    if !demands.name_an_environment() {
+        out.push(format!(
+            "{id}: an exception begins its when with resource.environment == \"NAME\", joined by && alone"
+        ));
     }
     out
-}
-
-/// Whether `resource.environment` is held against something anywhere.
-fn reads_environment(value: &Value) -> bool {
-    let is_it = |side: Option<&Value>| {
-        side.and_then(|side| side.get(".")).is_some_and(|access| {
-            access.get("attr").and_then(Value::as_str) == Some("environment")
-                && access.get("left").and_then(|left| left.get("Var")).and_then(Value::as_str) == Some("resource")
-        })
-    };
-    match value {
-        Value::Array(items) => items.iter().any(reads_environment),
-        Value::Object(fields) => fields.iter().any(|(name, inner)| {
-            (name == "==" && (is_it(inner.get("left")) || is_it(inner.get("right")))) || reads_environment(inner)
-        }),
-        _ => false,
-    }
 }
 
 /// Whether `context.evidence` is read anywhere.

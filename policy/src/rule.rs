@@ -234,10 +234,12 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
             None
         }
     };
+    let json = policy.to_json().unwrap_or_default();
+    let demands = Demands::of(policy, &json);
     let expires = match (file.starts_with(EXCEPTIONS), said("expires").map(|text| text.parse::<Timestamp>())) {
         (false, None) => None,
         (true, Some(Ok(expires))) => {
-            problems.extend(crate::lint::narrow(&id, policy));
+            problems.extend(crate::lint::narrow(&id, policy, &demands));
             if said("owner").is_none() || why.is_empty() {
                 problems.push(format!("{id}: an exception says @owner and @why"));
             }
@@ -252,13 +254,11 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
             None
         }
     };
-    let json = policy.to_json().unwrap_or_default();
     problems.extend(crate::lint::problems(&id, &json, permits, &needs, said("need").is_some()));
     if !problems.is_empty() {
         return Err(problems);
     }
     let text = policy.to_string();
-    let demands = Demands::of(policy, &json);
     Ok(Rule {
         policy: policy.new_id(PolicyId::new(&id)),
         id,

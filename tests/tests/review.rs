@@ -134,17 +134,40 @@ fn a_plan_that_follows_another_shows_only_what_is_new() {
         (&json!(["a"]), &json!(["b"]), &json!(["c"]), &json!(["old"]))
     );
     let shown = shown(&bench, &name_of(&gated), "walt");
-    assert!(shown.contains("\nb [") && shown.contains("\nc [") && !shown.contains("\na ["), "{shown}");
-    assert!(
-        shown.contains("the same as in the plan before: 1 (1 partially_reversible; 0 changes seen beforehand): a;"),
-        "{shown}"
-    );
+    assert!(shown.contains("\na [partially_reversible] as in the plan before: runs rm na; runs sh -c"), "{shown}");
+    assert!(shown.contains("\nb [") && shown.contains("\nc ["), "{shown}");
 
     // The same words that would do something else are something else.
     std::fs::write(bench.path("world/na"), "there\n").unwrap();
     second["session"] = json!("third");
     let again = gate(&bench, "third", &second);
     assert_eq!(again.value["follows"]["changed"], json!(["a", "b"]), "{again:?}");
+}
+
+#[test]
+fn what_cannot_be_undone_is_shown_whole_each_time_and_nothing_counts_as_reviewed_that_nobody_saw() {
+    let bench = daring();
+    let argv = json!(["mystery", "--wipe", "--everything"]);
+    let danger = json!([{"id": "danger", "uses": "command.run", "with": {"argv": argv}}]);
+    let manifest = name_of(&gate(&bench, "first", &plan("first", danger.clone())));
+    let digest_of = |name: &str| json!(schemas::Digest::of(&std::fs::read(bench.path(name)).unwrap()));
+    let mut second = plan("second", danger);
+    second["parent"] = digest_of("first.draft.json");
+    let gated = gate(&bench, "second", &second);
+    assert_eq!(gated.value["follows"]["reviewed"], false, "no person spoke: {gated:?}");
+    assert_eq!(bench.run(&["reject", &manifest, "--as", "vera"]).code, 0);
+    second["session"] = json!("third");
+    let gated = gate(&bench, "third", &second);
+    assert_eq!(gated.value["follows"]["reviewed"], true, "{gated:?}");
+    let text = shown(&bench, &name_of(&gated), "walt");
+    assert!(text.contains("mystery --wipe --everything"), "{text}");
+
+    let quiet = name_of(&gate(&bench, "quiet", &plan("quiet", json!([write("w", "q")]))));
+    assert_eq!(bench.run(&["approve", &quiet, "--as", "vera"]).code, 0);
+    let mut checked = plan("checked", json!([write("w", "q")]));
+    checked["parent"] = digest_of("quiet.draft.json");
+    checked["checks"] = json!([{"uses": "file.exists", "with": {"path": "q"}}]);
+    assert_eq!(gate(&bench, "checked", &checked).value["follows"]["checks_changed"], true);
 }
 
 #[test]
@@ -181,8 +204,11 @@ fn an_exception_is_narrow_ends_and_lifts_no_forbid() {
     std::fs::write(bench.path("world/.env"), "a=1\n").unwrap();
     let asked = |session: &str| plan(session, json!([write("e", ".env")]));
     assert_eq!(gate(&bench, "before", &asked("before")).code, 5);
-    let signed =
+    let soon = (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(48)).to_string();
+    let late =
         with_rule(&bench, "exceptions/december.cedar", &grant("2099-01-01T00:00:00Z", "EXC-env/1"), &Value::Null);
+    assert!(late.code == 2 && late.value["title"].as_str().unwrap().contains("more than 90 days"), "{late:?}");
+    let signed = with_rule(&bench, "exceptions/december.cedar", &grant(&soon, "EXC-env/1"), &Value::Null);
     assert_eq!(signed.code, 0, "{signed:?}");
     let during = gate(&bench, "during", &asked("during"));
     assert_eq!(during.code, 6, "permitted, and the rule about secrets still asks: {during:?}");
@@ -194,7 +220,14 @@ fn an_exception_is_narrow_ends_and_lifts_no_forbid() {
     let wide = "@id(\"EXC-all/1\")\n@owner(\"ada\")\n@why(\"all\")\n@expires(\"2099-01-01T00:00:00Z\")\npermit (principal, action, resource);\n";
     let forbid = grant("2099-01-01T00:00:00Z", "EXC-f/1").replace("permit (", "forbid (");
     let endless = grant("2099-01-01T00:00:00Z", "EXC-e/1").replace("@expires(\"2099-01-01T00:00:00Z\")\n", "");
-    for bad in [wide.to_owned(), forbid, endless] {
+    let or_true = grant(&soon, "EXC-o/1").replace("== \"test\" }", "== \"test\" || true }");
+    let itself = grant(&soon, "EXC-i/1").replace("== \"test\"", "== resource.environment");
+    let test = "when { resource.environment == \"test\" }";
+    let not = grant(&soon, "EXC-n/1").replace(test, "when { !(resource.environment == \"test\") }");
+    let unless = grant(&soon, "EXC-u/1").replace("when {", "unless {");
+    let named = "principal == Backout::Agent::\"tester\"";
+    let anybody = grant(&soon, "EXC-a/1").replace(named, "principal is Backout::Agent");
+    for bad in [wide.to_owned(), forbid, endless, or_true, itself, not, unless, anybody] {
         let refused = with_rule(&bench, "exceptions/december.cedar", &bad, &Value::Null);
         assert_eq!(refused.value["type"], "policy-error", "{bad}: {refused:?}");
     }

@@ -150,58 +150,71 @@ fn hazards(kind: &str, change: ChangeKind, before: &Value, after: &Value) -> BTr
         }
     }
     if !deleted {
-        compare("", before, after, &mut out);
+        compare("", kind, before, after, &mut out);
     }
     out
 }
 
-/// Walks what is planned beside what is there, by the name of each field.
-fn compare(name: &str, before: &Value, after: &Value, out: &mut BTreeSet<Hazard>) {
-    match after {
-        Value::Object(fields) => {
-            for (name, inner) in fields {
-                compare(name, before.get(name).unwrap_or(&Value::Null), inner, out);
+/// Walks what is planned beside what is there, by the name of each field and of what it stands in. What disappears is walked as well.
+fn compare(parent: &str, name: &str, before: &Value, after: &Value, out: &mut BTreeSet<Hazard>) {
+    let nothing = serde_json::Map::new();
+    match (before.as_object(), after.as_object()) {
+        (None, None) => {}
+        (was, is) => {
+            let (was, is) = (was.unwrap_or(&nothing), is.unwrap_or(&nothing));
+            for field in was.keys().chain(is.keys().filter(|field| !was.contains_key(*field))) {
+                let of = |side: &serde_json::Map<String, Value>| side.get(field).cloned().unwrap_or_default();
+                compare(name, field, &of(was), &of(is), out);
             }
+            return;
         }
-        Value::Array(items) => {
-            for (at, inner) in items.iter().enumerate() {
-                compare(name, before.get(at).unwrap_or(&Value::Null), inner, out);
-            }
-        }
-        _ => out.extend(of_field(name, before, after)),
     }
+    let items = |value: &Value| value.as_array().map_or(0, Vec::len);
+    if before.is_array() || after.is_array() {
+        for at in 0..items(before).max(items(after)) {
+            let of = |side: &Value| side.get(at).cloned().unwrap_or_default();
+            compare(parent, name, &of(before), &of(after), out);
+        }
+        return;
+    }
+    out.extend(of_field(parent, name, before, after));
 }
 
-fn of_field(name: &str, before: &Value, after: &Value) -> Option<Hazard> {
+fn of_field(parent: &str, name: &str, before: &Value, after: &Value) -> Option<Hazard> {
     let (was, is) = (before.as_bool(), after.as_bool());
-    let switched_off = was == Some(true) && is == Some(false);
+    // Left out is off.
+    let switched_off = was == Some(true) && is != Some(true);
     let switched_on = was != Some(true) && is == Some(true);
-    match name {
-        "deletion_protection"
-        | "disable_api_termination"
-        | "termination_protection"
-        | "deletion_protection_enabled"
-            if switched_off =>
-        {
-            return Some(Hazard::ProtectionDisabled);
-        }
-        "force_destroy" | "skip_final_snapshot" if switched_on => return Some(Hazard::ProtectionDisabled),
-        "publicly_accessible" | "map_public_ip_on_launch" if switched_on => return Some(Hazard::PublicExposure),
-        "block_public_acls" | "block_public_policy" | "ignore_public_acls" | "restrict_public_buckets"
+    match (parent, name) {
+        (
+            _,
+            "deletion_protection"
+            | "disable_api_termination"
+            | "termination_protection"
+            | "deletion_protection_enabled",
+        ) if switched_off => return Some(Hazard::ProtectionDisabled),
+        (_, "force_destroy" | "skip_final_snapshot") if switched_on => return Some(Hazard::ProtectionDisabled),
+        (_, "publicly_accessible" | "map_public_ip_on_launch") if switched_on => return Some(Hazard::PublicExposure),
+        (_, "block_public_acls" | "block_public_policy" | "ignore_public_acls" | "restrict_public_buckets")
             if switched_off =>
         {
             return Some(Hazard::PublicExposure);
         }
-        "enable_logging" | "enable_log_file_validation" if switched_off => return Some(Hazard::AuditDisabled),
-        "actions_enabled" if switched_off => return Some(Hazard::AlarmDisabled),
-        "point_in_time_recovery_enabled" if switched_off => return Some(Hazard::BackupDisabled),
+        (_, "enable_logging" | "enable_log_file_validation") if switched_off => return Some(Hazard::AuditDisabled),
+        (_, "actions_enabled") if switched_off => return Some(Hazard::AlarmDisabled),
+        (_, "point_in_time_recovery_enabled") if switched_off => return Some(Hazard::BackupDisabled),
+        (within, "enabled") if switched_off && (within.contains("backup") || within.contains("recovery")) => {
+            return Some(Hazard::BackupDisabled);
+        }
+        (within, "enabled") if switched_off && within.contains("versioning") => return Some(Hazard::BackupDisabled),
+        (within, "enabled") if switched_off && within.contains("logging") => return Some(Hazard::AuditDisabled),
+        (within, "status") if within.contains("versioning") && before == "Enabled" && after != "Enabled" => {
+            return Some(Hazard::BackupDisabled);
+        }
         _ => {}
     }
-    if name.contains("retention")
-        && let (Some(was), Some(is)) = (before.as_f64(), after.as_f64())
-        && is < was
-    {
-        return Some(if is == 0.0 && name.contains("backup") { Hazard::BackupDisabled } else { Hazard::RetentionCut });
+    if let Some(hazard) = shorter(parent, name, before, after) {
+        return Some(hazard);
     }
     let text = after.as_str().filter(|text| before.as_str() != Some(text))?;
     match text {
@@ -213,6 +226,25 @@ fn of_field(name: &str, before: &Value, after: &Value) -> Option<Hazard> {
     // A policy document inside a text.
     let document: Value = serde_json::from_str(text).ok().filter(Value::is_object)?;
     of_document(&document)
+}
+
+/// Whether something is kept for a shorter time. Where a number of days is 0, logs are kept for ever.
+fn shorter(parent: &str, name: &str, before: &Value, after: &Value) -> Option<Hazard> {
+    let expires = name.ends_with("days") && (parent.contains("expiration") || parent.contains("lifecycle"));
+    if !name.contains("retention") && !expires {
+        return None;
+    }
+    let was = before.as_f64()?;
+    let is = after.as_f64().unwrap_or(0.0);
+    let (backup, for_ever) = (name.contains("backup"), name == "retention_in_days");
+    match (was, is) {
+        (was, is) if was == is => None,
+        (_, is) if is == 0.0 && backup => Some(Hazard::BackupDisabled),
+        (was, _) if was == 0.0 && for_ever => Some(Hazard::RetentionCut),
+        (_, is) if is == 0.0 && for_ever => None,
+        (was, is) if is < was => Some(Hazard::RetentionCut),
+        _ => None,
+    }
 }
 
 fn of_document(document: &Value) -> Option<Hazard> {

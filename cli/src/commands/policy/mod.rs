@@ -180,6 +180,9 @@ fn show(
     Ok(ExitCode::Done)
 }
 
+/// Longest time for which an exception can be signed.
+const EXCEPTION_DAYS: i64 = 90;
+
 /// Forbids, invariants and cases of a bundle that another one has no more.
 fn missing(old: &Bundle, new: &Bundle) -> Vec<String> {
     let forbids = |bundle: &Bundle| -> Vec<String> {
@@ -198,6 +201,11 @@ fn missing(old: &Bundle, new: &Bundle) -> Vec<String> {
 fn sign(folder: Option<&Path>, names: &[String], home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let found = bundle(folder, &|| Ok(home.clone()))?;
     let set = found.rules().map_err(|error| rules::refuse(chain(&error)))?;
+    let latest = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * EXCEPTION_DAYS);
+    if let Some(rule) = set.rules.values().find(|rule| rule.expires.is_some_and(|expires| expires > latest)) {
+        let title = format!("the exception {} would last for more than {EXCEPTION_DAYS} days", rule.id);
+        return Err(Problem::usage(title, "what lasts is a rule: put it into policies/, with a case"));
+    }
     let outcomes = test::outcomes(&found, &[])?;
     if let Some(failed) = outcomes.iter().find(|outcome| !outcome.passed) {
         let title = format!("the case {:?} of the bundle does not pass: {}", failed.name, failed.why);
