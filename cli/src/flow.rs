@@ -286,6 +286,8 @@ pub(crate) struct Leave {
     pub(crate) warden: Arc<dyn executor::Warden>,
     pub(crate) brake: Arc<dyn executor::Brake>,
     pub(crate) warrant: tokens::Warrant,
+    /// What the policy decided, directly before.
+    pub(crate) decided: Digest,
 }
 
 /// How a run came to rest.
@@ -392,6 +394,21 @@ fn sign_receipt(home: &Home, folded: &Folded, receipt: &schemas::Receipt) -> Res
     Ok(Envelope::sign(Statement::<schemas::Receipt>::PAYLOAD_TYPE, &payload, &[&home.key("runner")?]))
 }
 
+/// Puts a refusal on record by whoever has the journal: what is not told stays as it was, for the refusal is what matters.
+pub(crate) fn note_refusal(journal: &mut dyn journal::Journal, home: &Home, plan: Option<Digest>, problem: &Problem) {
+    if problem.findings.is_empty() {
+        return;
+    }
+    let findings = serde_json::to_vec(&problem.findings).unwrap_or_default();
+    let codes = problem.findings.iter().map(|finding| finding.code.to_string()).collect();
+    let (digest, decisions) = (Digest::of(&findings), problem.decisions.as_deref().copied());
+    let fact = RecordBody::Refused { plan, codes, findings: digest, decisions };
+    if home.keep(digest, &findings).is_ok() {
+        // The refusal stands with or without its record.
+        let _ = journal.append(Timestamp::now(), &[Entry { subject: None, fact }]);
+    }
+}
+
 /// Opens a run of a manifest: everything that was approved is checked again.
 pub(crate) struct Opening {
     pub(crate) manifest: Digest,
@@ -399,8 +416,6 @@ pub(crate) struct Opening {
     pub(crate) approvals: Vec<Digest>,
     pub(crate) loaded: Loaded,
     pub(crate) reserved: Vec<schemas::Used>,
-    /// What the policy decided when people had spoken.
-    pub(crate) decided: Digest,
     pub(crate) leave: Leave,
 }
 
@@ -434,7 +449,7 @@ pub(crate) fn open_run(
         approvals: opening.approvals.clone(),
         on_failure,
         steps: steps as u32,
-        admitted: Some(opening.decided),
+        admitted: Some(opening.leave.decided),
         reserved: opening.reserved.clone(),
     };
     let entry = Entry { subject: Some(Arc::new(subject.clone())), fact };

@@ -172,6 +172,31 @@ fn principal(trust: &TrustRoot, signer: &schemas::Signer) -> Principal {
     }
 }
 
+/// The files that the words of a command may name, as URIs: each word, and what follows an equals sign in it.
+fn named_files(lowered: &kernel::Lowered) -> Vec<String> {
+    let Some(cwd) = lowered.cwd.as_deref().map(std::path::Path::new) else { return Vec::new() };
+    let words = lowered
+        .argv
+        .iter()
+        .skip(1)
+        .flat_map(|word| word.split(|letter: char| letter.is_whitespace() || "='\"<>|;&()".contains(letter)));
+    let mut out: Vec<String> = Vec::new();
+    for word in words.filter(|word| !word.is_empty() && !word.starts_with('-')) {
+        let mut path = std::path::PathBuf::new();
+        for part in cwd.join(word).components() {
+            match part {
+                std::path::Component::ParentDir => drop(path.pop()),
+                std::path::Component::CurDir => {}
+                part => path.push(part),
+            }
+        }
+        out.push(schemas::Resource::file(path.display().to_string()).to_string());
+    }
+    out.sort();
+    out.dedup();
+    out
+}
+
 /// Steps as the policy sees them.
 pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessment]) -> Vec<StepFacts<'a>> {
     let facts = |(step, assessed): (&'a StepSpec, &'a StepAssessment)| StepFacts {
@@ -179,6 +204,7 @@ pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessmen
         assessed,
         writes: &step.lowered.writes,
         reads: &step.lowered.reads,
+        names: named_files(&step.lowered),
         act: step.lowered.act.as_ref(),
         command: step.lowered.argv.join(" "),
         has_checks: !step.verify.is_empty(),
@@ -298,17 +324,9 @@ pub(crate) fn admit(
         begins: true,
     };
     let admitted = asked.again(engine, &loaded, people)?;
-    let leave = leave(home, records, &verified, &loaded, admitted.warden)?;
-    let (reserved, decided) = (admitted.used, admitted.decisions);
-    Ok(Opening {
-        manifest: digest,
-        predicate: manifest,
-        approvals: counted.approvals,
-        loaded,
-        reserved,
-        decided,
-        leave,
-    })
+    let leave = leave(home, records, &verified, &loaded, &admitted)?;
+    let reserved = admitted.used;
+    Ok(Opening { manifest: digest, predicate: manifest, approvals: counted.approvals, loaded, reserved, leave })
 }
 
 /// Leave for a run that was halted or whose process is gone to go on: what was signed is verified as of when the run put it to use, and the
@@ -331,7 +349,7 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
     let asked =
         Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, run, begins: false };
     let admitted = asked.again(engine, &folded.loaded, people)?;
-    leave(home, records, &verified, &folded.loaded, admitted.warden)
+    leave(home, records, &verified, &folded.loaded, &admitted)
 }
 
 /// A root that is a link leads where it led.
@@ -365,7 +383,7 @@ fn leave(
     records: &[Record],
     verified: &Verified<Statement<Manifest>>,
     loaded: &Loaded,
-    warden: Arc<dyn executor::Warden>,
+    admitted: &Admitted,
 ) -> Result<Leave, Problem> {
     let manifest = &verified.document().predicate;
     let subject = schemas::RunSubject {
@@ -381,7 +399,7 @@ fn leave(
     let brake = Arc::new(stops::Watch { folder, trust, subject, kinds });
     let warrant = tokens::Warrant::signed(verified, loaded.decisions_digest, loaded.ceilings.clone());
     let warrant = warrant.ok_or_else(|| Problem::stale("the decisions are not those that the manifest names"))?;
-    Ok(Leave { warden, brake, warrant })
+    Ok(Leave { warden: admitted.warden.clone(), brake, warrant, decided: admitted.decisions })
 }
 
 /// What the gate decided under is what is in force.
@@ -468,7 +486,11 @@ impl Asked<'_> {
             steps: step_facts(&loaded.steps, &loaded.assessed),
         };
         let mut outcome = policy::decide(&engine, &request, "run");
-        refuse_denied(&outcome)?;
+        let decisions = keep_decisions(home, self.site, &mut outcome.decisions)?;
+        if let Err(mut problem) = refuse_denied(&outcome) {
+            problem.decisions = Some(Box::new(decisions));
+            return Err(problem);
+        }
         let held = outcome.decisions.steps.iter().chain([&outcome.decisions.plan]).find(|it| it.ruling == Ruling::Hold);
         if let Some(held) = held {
             let detail = format!("{} is needed by {}", held.needs.join(", "), held.rules.join(", "));
@@ -487,7 +509,6 @@ impl Asked<'_> {
             refuse_over(home, records, self.trust, &entries, &request, &manifest.session, outcome.used.clone())?;
         }
         let watch = policy::Watch::new(engine, std::mem::take(&mut outcome.asks), gate_facts.inventory.clone());
-        let decisions = keep_decisions(home, self.site, &mut outcome.decisions)?;
         Ok(Admitted { used: outcome.used, warden: Arc::new(OnDuty(watch)), decisions })
     }
 }

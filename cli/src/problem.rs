@@ -20,8 +20,8 @@ pub(crate) struct Problem {
     pub(crate) next: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) findings: Vec<Finding>,
-    /// The kept decisions by which the policy said no.
-    #[serde(skip)]
+    /// The kept decisions by which the policy said no: `.backout/documents` has them, with the id of each.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) decisions: Option<Box<schemas::Digest>>,
 }
 

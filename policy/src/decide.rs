@@ -132,7 +132,8 @@ fn survey(step: &StepFacts<'_>, request: &Request<'_>) -> Surveyed {
     touched.extend(beneath.filter(|known| verb.destroys() || known.described.known));
     // A secret that is read leaves its place.
     let reads = step.reads.iter().map(|read| known(Touch::plain(Verb::Inspect, Thing::Secret, read.to_string())));
-    touched.extend(reads.filter(|known| known.described.thing == Some(Thing::Secret)));
+    let names = step.names.iter().map(|name| known(Touch::plain(Verb::Inspect, Thing::Secret, name.clone())));
+    touched.extend(reads.chain(names).filter(|known| known.described.thing == Some(Thing::Secret)));
     let mut radius = Blast::default();
     for known in &touched {
         blast::reach(&mut radius, known, step.class(), environment, tier);

@@ -37,6 +37,8 @@ pub struct StepFacts<'a> {
     pub writes: &'a [Resource],
     /// What it reads.
     pub reads: &'a [Resource],
+    /// The files that the words of its command name: what is a secret among them is read, declared or not.
+    pub names: Vec<String>,
     /// What it does beyond the changes that were seen.
     pub act: Option<&'a Act>,
     /// The words of a command.

@@ -136,6 +136,7 @@ mod tests {
             assessed: &assessed,
             writes: &writes,
             reads: &[],
+            names: Vec::new(),
             act: None,
             command: String::new(),
             has_checks: false,

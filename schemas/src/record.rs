@@ -237,7 +237,12 @@ pub enum RecordBody {
     /// A process took the run over after a crash.
     Reopened { by: String },
     /// A halted run goes on.
-    ResumeRequested { by: String },
+    ResumeRequested {
+        by: String,
+        /// What the policy decided, directly before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        admitted: Option<Digest>,
+    },
     /// Put everything back, also of a committed run.
     UndoRequested { by: String, why: UndoReason },
     /// Put back everything but these steps.

@@ -189,3 +189,66 @@ fn a_list_of_many_names_is_a_share_like_a_pattern() {
     assert!(detail.contains("12 of 12 (100 %; max_delete_share is 20 %)"), "{detail}");
     assert_eq!(gate(&bench, "few", delete(&files[..2])).code, 6);
 }
+
+#[test]
+fn a_command_that_names_a_secret_reads_it_declared_or_not() {
+    let bench = bench("", &["conf/.env", "conf/plain"]);
+    let words: [(&[&str], &str); 5] = [
+        (&["cat", ".env"], "conf"),
+        (&["cat", "conf/../conf/.env"], ""),
+        (&["grep", "x", "conf/.env"], ""),
+        (&["cp", "conf/.env", "pub.txt"], ""),
+        (&["head", "--lines=1", "conf/.env"], ""),
+    ];
+    for (argv, cwd) in words {
+        let writes: &[&str] = if argv[0] == "cp" { &["pub.txt"] } else { &[] };
+        let ran = gate(&bench, "secret", command(argv, cwd, writes));
+        assert!(is_refused(&ran, "policy-denied"), "{argv:?}: {ran:?}");
+    }
+    let plain = gate(&bench, "plain", command(&["cat", "conf/plain"], "", &[]));
+    assert_eq!(plain.code, 0, "{plain:?}");
+}
+
+#[test]
+fn a_pattern_reaches_the_names_that_it_matches_and_not_the_folder_where_it_begins() {
+    let world = tempfile::tempdir().unwrap();
+    std::fs::write(world.path().join("a.tmp"), "x\n").unwrap();
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(tests::program::backout());
+        command.args(["--format", "jsonl"]).args(words).current_dir(world.path());
+        tests::program::ran(&command.output().unwrap())
+    };
+    assert_eq!(run(&["init"]).code, 0);
+    for (glob, code) in [("*.tmp", 0), (".backout/*", 5)] {
+        let plan = json!({"session": "t", "agent": "deploy-bot", "environment": "staging", "intent": "tidy",
+            "steps": [{"id": "d", "uses": "file.delete", "with": {"glob": glob}}]});
+        std::fs::write(world.path().join("p.json"), plan.to_string()).unwrap();
+        assert_eq!(run(&["plan", "sign", "p.json", "--as", "deploy-bot"]).code, 0);
+        let ran = run(&["gate", "p.plan.json"]);
+        assert_eq!(ran.code, code, "{glob}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_refusal_directly_before_a_run_is_on_record_with_its_decisions() {
+    let bench = bench("", &[]);
+    let steps = json!([{"id": "w", "uses": "file.write", "with": {"path": "x", "content": "1\n"}}]);
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1_500);
+    let from = until.round(jiff::Unit::Second).unwrap() + jiff::SignedDuration::from_secs(1);
+    let local = from.to_zoned(jiff::tz::TimeZone::UTC).datetime();
+    bench.inventory(&format!("[[freeze]]\nname = \"soon\"\nfrom = \"{local}\"\nuntil = \"9000-01-01T00:00\"\n"));
+    let manifest = gate(&bench, "s", steps).value["manifest"].as_str().unwrap().to_owned();
+    while jiff::Timestamp::now() < from {
+        std::thread::yield_now();
+    }
+    let refused = bench.run(&["run", &manifest]);
+    assert!(is_refused(&refused, "policy-freeze"), "{refused:?}");
+    let decisions = refused.value["decisions"].as_str().unwrap().to_owned();
+    let log = bench.command(&["log"]).output().unwrap();
+    assert!(String::from_utf8(log.stdout).unwrap().contains(&decisions), "it is on record");
+    let file = bench.path("state/documents").join(format!("{}.json", decisions.trim_start_matches("sha256:")));
+    let kept: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let id = kept["steps"][0]["id"].as_str().unwrap();
+    let explained = bench.run(&["policy", "explain", id]);
+    assert_eq!((explained.code, &explained.value["reproduced"]), (0, &json!(true)), "{explained:?}");
+}

@@ -184,8 +184,14 @@ fn recover_one(
     let goes_back = facts.iter().any(|fact| matches!(fact, RecordBody::UndoRequested { .. }));
     let leave = match goes_back || folded.run.mode() == kernel::Mode::Back {
         true => None,
-        false => Some(may_resume(home, drivers, &journal, &folded)?),
+        false => Some(may_resume(home, drivers, &mut journal, &folded)?),
     };
+    let facts = facts.into_iter().map(|fact| match fact {
+        RecordBody::ResumeRequested { by, .. } => {
+            RecordBody::ResumeRequested { by, admitted: leave.as_ref().map(|leave| leave.decided) }
+        }
+        other => other,
+    });
     let mut conductor = Conductor::new(folded, slots);
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
@@ -200,10 +206,12 @@ fn recover_one(
 fn may_resume(
     home: &Home,
     drivers: &kernel::DriverSet,
-    journal: &SqliteJournal,
+    journal: &mut SqliteJournal,
     folded: &Folded,
 ) -> Result<flow::Leave, Problem> {
-    crate::judge::resume(home, drivers, &flow::records(journal)?, folded).map_err(|mut problem| {
+    let records = flow::records(journal)?;
+    crate::judge::resume(home, drivers, &records, folded).map_err(|mut problem| {
+        flow::note_refusal(journal, home, Some(folded.loaded.plan), &problem);
         problem.next = format!("backout recover {}, without --resume, puts everything back", folded.subject.session);
         problem
     })
@@ -221,7 +229,7 @@ fn opening_facts(folded: &Folded, resume: bool) -> Vec<RecordBody> {
     }
     let mut facts = vec![RecordBody::Reopened { by: by.clone() }];
     match (resume, folded.run.mode()) {
-        (true, kernel::Mode::Held) => facts.push(RecordBody::ResumeRequested { by }),
+        (true, kernel::Mode::Held) => facts.push(RecordBody::ResumeRequested { by, admitted: None }),
         (true, _) => {}
         (false, _) => facts.push(RecordBody::UndoRequested { by, why }),
     }

@@ -24,7 +24,7 @@ pub(crate) struct ReplayArgs {
 
 pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let drivers = home.drivers()?;
-    let journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
+    let mut journal = home.journal_to_write(std::time::Duration::from_secs(15))?;
     let records = flow::records(&journal)?;
     let line = find(&records, &args.run)?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
@@ -32,7 +32,8 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         let title = format!("{} is not halted: only a run that waits after a failure can be replayed", line.run);
         return Err(Problem::usage(title, "backout run MANIFEST --on-failure hold"));
     }
-    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest, &line.run)?;
+    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest, &line.run)
+        .inspect_err(|problem| flow::note_refusal(&mut journal, home, None, problem))?;
     let parse = |digest| {
         let payload = home.payload(digest)?;
         planner::parse(&payload).map_err(|findings| {
@@ -82,7 +83,7 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         approvals: opening.approvals.clone(),
         kept: kept.iter().map(|(old, new)| (old.0, new.0)).collect(),
         steps: opening.loaded.steps.len() as u32,
-        admitted: Some(opening.decided),
+        admitted: Some(opening.leave.decided),
         reserved: opening.reserved.clone(),
     };
     let (mut folded, mut journal) = (rested.folded, rested.journal);

@@ -47,7 +47,11 @@ pub(crate) fn run(args: &RunArgs, home: &Home, output: &Output) -> Result<ExitCo
     let mut journal = home.journal_to_write(std::time::Duration::from_secs(args.wait))?;
     let records = flow::records(&journal)?;
     super::recover::refuse_unfinished(&records)?;
-    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest, "")?;
+    let opening = crate::judge::admit(home, &drivers, &records, &args.manifest, "").inspect_err(|problem| {
+        let found = flow::find_manifest(&records, home, &args.manifest).ok();
+        let plan = found.map(|(_, verified)| verified.document().predicate.plan);
+        flow::note_refusal(&mut journal, home, plan, problem);
+    })?;
     drop(records);
     let on_failure = match args.on_failure {
         AfterFailure::Undo => OnFailure::Undo,

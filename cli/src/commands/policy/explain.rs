@@ -66,6 +66,7 @@ fn past(home: &Home, records: &[Record]) -> Result<Vec<Past>, Problem> {
             RecordBody::Refused { decisions: Some(decisions), .. } => (None, *decisions),
             RecordBody::RunOpened { manifest, admitted: Some(decisions), .. }
             | RecordBody::Amended { manifest, admitted: Some(decisions), .. } => (Some(*manifest), *decisions),
+            RecordBody::ResumeRequested { admitted: Some(decisions), .. } => (None, *decisions),
             _ => continue,
         };
         let decisions: Decisions = serde_json::from_slice(&home.plain(decisions)?).map_err(broken)?;
