@@ -1,6 +1,6 @@
 //! What is refused whatever the rules say: a step that can reach what its own way back or record depends on.
 
-use schemas::{Code, Finding, Resource, WhoCanAct};
+use schemas::{Class, Code, Finding, Resource, WhoCanAct};
 
 use crate::request::{SiteFacts, StepFacts};
 use crate::touch::Known;
@@ -38,5 +38,10 @@ fn first_reached<'a>(step: &StepFacts<'_>, protected: &'a [Resource]) -> Option<
     // A pattern acts on the names that it was expanded to, and on no others beneath the folder where it begins.
     let pinned: Vec<Resource> = step.assessed.pinned.iter().map(|path| Resource::file(path.as_str())).collect();
     let writes = if step.assessed.by_wildcard && !pinned.is_empty() { &pinned } else { step.writes };
-    protected.iter().find(|resource| writes.iter().any(|write| write.overlaps(resource)))
+    // Words of a command are no declaration: one that nobody knows may do anything with what it names or what lies in it.
+    let unknown = step.class() == Class::Irreversible;
+    let named: Vec<Resource> = step.names.iter().filter_map(|name| name.parse().ok()).collect();
+    let is_named =
+        |resource: &Resource| named.iter().any(|name| resource.contains(name) || (unknown && name.overlaps(resource)));
+    protected.iter().find(|resource| writes.iter().any(|write| write.overlaps(resource)) || is_named(resource))
 }

@@ -252,3 +252,23 @@ fn a_refusal_directly_before_a_run_is_on_record_with_its_decisions() {
     let explained = bench.run(&["policy", "explain", id]);
     assert_eq!((explained.code, &explained.value["reproduced"]), (0, &json!(true)), "{explained:?}");
 }
+
+#[test]
+fn an_unknown_command_that_names_backouts_own_files_is_refused_whatever_the_site_allows() {
+    let bench = bench("", &[]);
+    let root = bench.path("world").canonicalize().unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{root:?}]\nallow_irreversible = true\n"));
+    let state = bench.path("state").canonicalize().unwrap();
+    let journal = state.join("journal.db");
+    for words in [
+        ["sh", "-c", &format!("rm -rf {}", state.display())],
+        ["sh", "-c", &format!("echo x >{}", journal.display())],
+        ["mystery", "--file", &format!("{}/keys/log.key", state.display())],
+        ["mystery", "--in", &state.parent().unwrap().display().to_string()],
+    ] {
+        let ran = gate(&bench, "own", command(&words, "", &["x"]));
+        assert!(is_refused(&ran, "policy-own-way-back"), "{words:?}: {ran:?}");
+    }
+    let elsewhere = gate(&bench, "else", command(&["mystery", "--in", "x"], "", &["x"]));
+    assert_eq!(elsewhere.code, 6, "{elsewhere:?}");
+}

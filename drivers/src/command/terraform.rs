@@ -346,41 +346,6 @@ mod tests {
                 Hazard::ProtectionDisabled,
             ),
             (
-                "aws_db_instance",
-                &["update"],
-                json!({"deletion_protection": true}),
-                json!({}),
-                Hazard::ProtectionDisabled,
-            ),
-            (
-                "aws_s3_bucket_versioning",
-                &["update"],
-                json!({"versioning_configuration": [{"status": "Enabled"}]}),
-                json!({"versioning_configuration": []}),
-                Hazard::BackupDisabled,
-            ),
-            (
-                "aws_dynamodb_table",
-                &["update"],
-                json!({"point_in_time_recovery": [{"enabled": true}]}),
-                json!({"point_in_time_recovery": [{"enabled": false}]}),
-                Hazard::BackupDisabled,
-            ),
-            (
-                "aws_s3_bucket",
-                &["update"],
-                json!({"lifecycle_rule": [{"expiration": [{"days": 365}]}]}),
-                json!({"lifecycle_rule": [{"expiration": [{"days": 1}]}]}),
-                Hazard::RetentionCut,
-            ),
-            (
-                "aws_cloudwatch_log_group",
-                &["update"],
-                json!({"retention_in_days": 0}),
-                json!({"retention_in_days": 1}),
-                Hazard::RetentionCut,
-            ),
-            (
                 "aws_s3_bucket",
                 &["update"],
                 json!({"force_destroy": false}),
@@ -420,5 +385,45 @@ mod tests {
         }
         let calm = json!({"deletion_protection": true, "backup_retention_period": 7, "acl": "private"});
         assert_eq!(hazards_of("aws_db_instance", &["update"], calm.clone(), calm), []);
+    }
+
+    #[test]
+    fn what_disappears_or_is_kept_for_a_shorter_time_is_harm_like_what_is_switched_off() {
+        for (kind, before, after, hazard) in [
+            ("aws_db_instance", json!({"deletion_protection": true}), json!({}), Hazard::ProtectionDisabled),
+            (
+                "aws_s3_bucket_versioning",
+                json!({"versioning_configuration": [{"status": "Enabled"}]}),
+                json!({"versioning_configuration": []}),
+                Hazard::BackupDisabled,
+            ),
+            (
+                "aws_dynamodb_table",
+                json!({"point_in_time_recovery": [{"enabled": true}]}),
+                json!({"point_in_time_recovery": [{"enabled": false}]}),
+                Hazard::BackupDisabled,
+            ),
+            (
+                "aws_s3_bucket",
+                json!({"lifecycle_rule": [{"expiration": [{"days": 365}]}]}),
+                json!({"lifecycle_rule": [{"expiration": [{"days": 1}]}]}),
+                Hazard::RetentionCut,
+            ),
+            (
+                "aws_cloudwatch_log_group",
+                json!({"retention_in_days": 0}),
+                json!({"retention_in_days": 1}),
+                Hazard::RetentionCut,
+            ),
+        ] {
+            assert!(hazards_of(kind, &["update"], before, after).contains(&hazard), "{kind} {hazard:?}");
+        }
+        let longer = hazards_of(
+            "aws_cloudwatch_log_group",
+            &["update"],
+            json!({"retention_in_days": 1}),
+            json!({"retention_in_days": 0}),
+        );
+        assert_eq!(longer, [], "for ever is longer");
     }
 }
