@@ -1,6 +1,6 @@
 //! Execution tokens: minted by gate and runner together, good for one act, in one process, for seconds.
 //!
-//! The gate puts a [`Ceiling`] over each step and signs them all, by way of the manifest. The runner attenuates a ceiling to
+//! The gate puts a [`Ceiling`](schemas::Ceiling) over each step and signs them all, by way of the manifest. The runner attenuates a ceiling to
 //! a [`Grant`](schemas::Grant) for one act and signs that. A driver acts only when a [`Checker`] found both to cover exactly what it is about
 //! to do. The form is a plain signed document and not a biscuit; `mint`, `attenuate` and `authorise` are all that anybody
 //! sees of it. Must never let a secret key or a token into an error.
