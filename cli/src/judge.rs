@@ -333,8 +333,21 @@ pub(crate) fn admit(
 /// policy is asked again as of now.
 pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folded: &Folded) -> Result<Leave, Problem> {
     let (trust, site) = (home.trust()?, home.site()?);
-    let began = records.iter().find(|record| used_by(&record.fact) == Some(folded.manifest));
-    let began = began.ok_or_else(|| Problem::stale("the log does not say when the manifest was put to use"))?;
+    // One manifest is one run: what another run opened with it says nothing of this one.
+    let uses: Vec<&Record> = records.iter().filter(|record| used_by(&record.fact) == Some(folded.manifest)).collect();
+    let own = |record: &Record| record.subject.as_ref().is_some_and(|subject| subject.run == folded.subject.run);
+    let [began] = uses.as_slice() else {
+        let title = format!("the log puts the manifest to use {} times, and one manifest is one run", uses.len());
+        return Err(Problem::new(
+            ExitCode::Integrity,
+            Code::INTEGRITY,
+            title,
+            "keep .backout as evidence; backout verify",
+        ));
+    };
+    if !own(began) || folded.loaded.plan != plan_of(began) {
+        return Err(Problem::stale("the log does not say when this run put the manifest to use"));
+    }
     let verified = issued(home, trust.document(), folded.manifest, began.time)?;
     let manifest = &verified.document().predicate;
     refuse_other(began, manifest)?;
@@ -350,6 +363,14 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
         Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, run, begins: false };
     let admitted = asked.again(engine, &folded.loaded, people)?;
     leave(home, records, &verified, &folded.loaded, &admitted)
+}
+
+/// The plan that a record puts to use.
+fn plan_of(record: &Record) -> Digest {
+    match &record.fact {
+        RecordBody::RunOpened { plan, .. } | RecordBody::Amended { plan, .. } => *plan,
+        _ => Digest::of(b""),
+    }
 }
 
 /// A root that is a link leads where it led.

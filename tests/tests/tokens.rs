@@ -194,42 +194,47 @@ fn a_way_back_needs_no_runner_that_is_in_the_trust_root() {
 fn a_log_that_opened_a_run_with_another_plan_lends_it_no_manifest() {
     use journal::{Entry, Journal as _, LogSigner, SqliteJournal};
     use schemas::{RecordBody, SecretKey};
-    let bench = Bench::new();
-    let (good, other) = (
-        bench.gated("s", &plan("s", json!([write("a", "a")]))),
-        bench.gated("t", &plan("t", json!([write("x", "x")]))),
-    );
-    let text = std::fs::read_to_string(bench.path("state/keys/log.key")).unwrap();
-    let signer = LogSigner::new(&SecretKey::from_pem(&text).unwrap()).unwrap();
-    let mut journal = SqliteJournal::open_to_write(&bench.path("state/journal.db"), signer).unwrap();
-    let named = |manifest: &str| {
-        let file = bench.path("state/documents").join(format!("{}.json", manifest.trim_start_matches("sha256:")));
-        let kept = schemas::Envelope::from_json(&std::fs::read(file).unwrap()).unwrap();
-        let said: Value = serde_json::from_slice(&kept.unverified_payload().unwrap()).unwrap();
-        said["predicate"].clone()
-    };
-    let digest = |value: &Value| value.as_str().unwrap().parse::<schemas::Digest>().unwrap();
-    let (first, second) = (named(&good), named(&other));
-    let forged = RecordBody::RunOpened {
-        plan: digest(&second["plan"]),
-        manifest: digest(&json!(good)),
-        assessment: digest(&second["assessment"]),
-        decisions: digest(&first["decisions"]),
-        approvals: Vec::new(),
-        on_failure: schemas::OnFailure::Undo,
-        steps: 1,
-        admitted: None,
-        reserved: Vec::new(),
-    };
-    let subject = schemas::RunSubject {
-        run: "run-forged".to_owned(),
-        session: "s".to_owned(),
-        agent: "tester".to_owned(),
-        environment: "test".to_owned(),
-    };
-    let entry = Entry { subject: Some(std::sync::Arc::new(subject)), fact: forged };
-    journal.append(jiff::Timestamp::now(), &[entry]).unwrap();
-    drop(journal);
-    let resumed = bench.run(&["recover", "run-forged", "--resume"]);
-    assert_eq!((resumed.code, bench.path("world/x").exists()), (11, false), "{resumed:?}");
+    for ran_before in [false, true] {
+        let bench = Bench::new();
+        let (good, other) = (
+            bench.gated("s", &plan("s", json!([write("a", "a")]))),
+            bench.gated("t", &plan("t", json!([write("x", "x")]))),
+        );
+        if ran_before {
+            assert_eq!(bench.run(&["run", &good]).code, 0);
+        }
+        let text = std::fs::read_to_string(bench.path("state/keys/log.key")).unwrap();
+        let signer = LogSigner::new(&SecretKey::from_pem(&text).unwrap()).unwrap();
+        let mut journal = SqliteJournal::open_to_write(&bench.path("state/journal.db"), signer).unwrap();
+        let named = |manifest: &str| {
+            let file = bench.path("state/documents").join(format!("{}.json", manifest.trim_start_matches("sha256:")));
+            let kept = schemas::Envelope::from_json(&std::fs::read(file).unwrap()).unwrap();
+            let said: Value = serde_json::from_slice(&kept.unverified_payload().unwrap()).unwrap();
+            said["predicate"].clone()
+        };
+        let digest = |value: &Value| value.as_str().unwrap().parse::<schemas::Digest>().unwrap();
+        let (first, second) = (named(&good), named(&other));
+        let forged = RecordBody::RunOpened {
+            plan: digest(&second["plan"]),
+            manifest: digest(&json!(good)),
+            assessment: digest(&second["assessment"]),
+            decisions: digest(&first["decisions"]),
+            approvals: Vec::new(),
+            on_failure: schemas::OnFailure::Undo,
+            steps: 1,
+            admitted: None,
+            reserved: Vec::new(),
+        };
+        let subject = schemas::RunSubject {
+            run: "run-forged".to_owned(),
+            session: "s".to_owned(),
+            agent: "tester".to_owned(),
+            environment: "test".to_owned(),
+        };
+        let entry = Entry { subject: Some(std::sync::Arc::new(subject)), fact: forged };
+        journal.append(jiff::Timestamp::now(), &[entry]).unwrap();
+        drop(journal);
+        let resumed = bench.run(&["recover", "run-forged", "--resume"]);
+        assert_eq!((resumed.code, bench.path("world/x").exists()), (11, false), "{resumed:?}");
+    }
 }

@@ -32,6 +32,8 @@ pub(crate) fn run(args: &ReplayArgs, home: &Home, output: &Output) -> Result<Exi
         let title = format!("{} is not halted: only a run that waits after a failure can be replayed", line.run);
         return Err(Problem::usage(title, "backout run MANIFEST --on-failure hold"));
     }
+    let kinds = folded.loaded.steps.iter().filter_map(|step| step.uses.split('.').next());
+    crate::stops::refuse_stopped(home, &records, &folded.subject, kinds)?;
     let opening = crate::judge::admit(home, &drivers, &records, &args.manifest, &line.run)
         .inspect_err(|problem| flow::note_refusal(&mut journal, home, None, problem))?;
     let parse = |digest| {
