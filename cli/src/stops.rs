@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use executor::{Brake, Braked};
 use jiff::Timestamp;
 use schemas::{
-    Code, Covers, Digest, Document as _, Envelope, ExitCode, Lift, Record, RecordBody, Role, RunSubject, Statement,
-    Stop, Then, TrustRoot, Verified,
+    Code, Covers, Digest, Envelope, ExitCode, Lift, Record, RecordBody, Role, RunSubject, Statement, Stop, Then,
+    TrustRoot, Verified,
 };
 
 use crate::home::Home;
@@ -67,6 +67,17 @@ pub(crate) fn lift_of(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Puts a stop that was lifted, with what lifted it, out of the way: a key that ends later brings no stop back.
+pub(crate) fn put_away(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new(".")).join("lifted");
+    std::fs::create_dir_all(&folder)?;
+    // First the stop: what is left of a lift alone stops nothing and lifts nothing.
+    for from in [path.to_owned(), lift_of(path)] {
+        std::fs::rename(&from, folder.join(from.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
 /// How many operators must sign: two lift a stop of everything.
 pub(crate) fn needed(covers: &Covers) -> usize {
     if covers.is_all() { 2 } else { 1 }
@@ -87,12 +98,9 @@ pub(crate) fn check_lift(
     digest: Digest,
     trust: &TrustRoot,
 ) -> Result<Vec<String>, String> {
-    let payload = envelope.unverified_payload().map_err(|error| error.to_string())?;
-    let said = Statement::<Lift>::from_payload(&payload).map_err(|error| error.to_string())?;
-    // The keys count as of when they signed, but never later than now: a stop that was lifted stays lifted.
-    let at = said.predicate.issued.min(Timestamp::now());
+    // Keys count as of now and never by the signer's clock; a stop that was lifted is out of the way by then.
     let verified: Verified<Statement<Lift>> =
-        envelope.verify(trust, &Role::Operator, at).map_err(|error| chain(&error))?;
+        envelope.verify(trust, &Role::Operator, Timestamp::now()).map_err(|error| chain(&error))?;
     let owners: BTreeSet<&str> = verified.signers().iter().map(|signer| signer.owner.as_str()).collect();
     let said = verified.document();
     if said.sole_subject() != Some(digest) || said.predicate.stop != stop.id {

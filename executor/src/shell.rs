@@ -305,11 +305,10 @@ impl Engine<'_> {
     fn take(&mut self, message: Message) -> Result<(), ExecutorError> {
         if let Message::Braked(_) = &message {
             // It comes from no work. A second one finds the run halted.
-            if self.halted.is_some() {
+            self.cancel.kill();
+            if self.halted.replace(Instant::now()).is_some() {
                 return Ok(());
             }
-            self.halted = Some(Instant::now());
-            self.cancel.kill();
             return Ok(self.conductor.on(message)?);
         }
         self.in_flight = self.in_flight.saturating_sub(1);

@@ -158,9 +158,23 @@ fn a_lift_is_for_one_stop_and_not_older_than_it() {
     assert_eq!(bench.run(&["resume", id(&first), "--as", "ada", "--reason", "r"]).code, 0);
     let second = stop(&bench, &["--session", "s"]);
     let folder = bench.path("state/stops");
-    let lift = |id: &str| folder.join(format!("{id}.lift.json"));
-    std::fs::copy(lift(id(&first)), lift(id(&second))).unwrap();
+    let old = folder.join("lifted").join(format!("{}.lift.json", id(&first)));
+    std::fs::copy(old, folder.join(format!("{}.lift.json", id(&second)))).unwrap();
     assert_eq!(bench.run(&["stops"]).code, 8, "the lift of another stop lifts nothing");
+}
+
+#[test]
+fn a_lift_outlives_the_key_that_signed_it_and_a_revoked_key_lifts_nothing() {
+    let bench = Bench::new();
+    assert_eq!(bench.run(&["key", "new", "oscar", "--role", "operator"]).code, 0);
+    let first = stop(&bench, &["--session", "s"]);
+    assert_eq!(bench.run(&["resume", id(&first), "--as", "oscar", "--reason", "r"]).code, 0);
+    assert_eq!(bench.run(&["key", "revoke", "oscar"]).code, 0);
+    assert_eq!(bench.run(&["stops"]).code, 0, "no stop comes back");
+    let second = stop(&bench, &["--session", "s"]);
+    assert_eq!(bench.run(&["resume", id(&second), "--as", "oscar", "--reason", "r"]).code, 3);
+    let manifest = bench.gated("t", &quick("t", "x"));
+    assert_eq!(bench.run(&["run", &manifest]).code, 0, "another session goes on, and the log misses no stop");
 }
 
 #[test]

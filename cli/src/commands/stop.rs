@@ -179,6 +179,8 @@ pub(crate) fn resume(args: &ResumeArgs, home: &Home, output: &Output) -> Result<
     let digest = Digest::of(&payload);
     home.keep(digest, &envelope.to_json())?;
     home.note(RecordBody::Lifted { id: found.stop.id.clone(), lift: digest, owners: by.clone() })?;
+    stops::put_away(&found.path)
+        .map_err(|error| Problem::failure(&format!("lifted; cannot put {} away", found.path.display()), &error))?;
     output.result(&serde_json::json!({"lifted": found.stop.id, "by": by}), || {
         format!(
             "{} may go on, by {}\nnext: backout status tells what was halted; recover, undo or replay decides about it\n",
