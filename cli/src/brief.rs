@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use policy::Engine;
 use schemas::{
-    Assessment, Class, Decision, Decisions, Digest, Document as _, Effectiveness, Manifest, Plan, Record, Ruling,
+    Assessment, Class, Decision, Decisions, Digest, Document as _, Effectiveness, Manifest, Record, Ruling,
     StepAssessment,
 };
 
-use crate::commands::plan::step_text;
+use crate::commands::plan::{checks_text, step_text};
 use crate::home::Home;
 use crate::lineage::{Lineage, lineage};
-use crate::{rules, votes};
+use crate::votes;
 
 /// Steps that are named in a line.
 const NAMES: usize = 5;
@@ -22,6 +23,8 @@ pub(crate) struct Brief<'a> {
     pub(crate) records: &'a [Record],
     pub(crate) digest: Digest,
     pub(crate) manifest: &'a Manifest,
+    /// The policy in force, where it is good: it has the reasons of the rules.
+    pub(crate) engine: Option<&'a Engine>,
 }
 
 impl Brief<'_> {
@@ -40,7 +43,7 @@ impl Brief<'_> {
         let lineage = lineage(home, self.records, &plan, &assessment).ok().flatten();
         lineage.iter().for_each(|lineage| out.push_str(&lineage.text()));
         out.push_str(&steps(&assessment, &decisions, lineage.as_ref()));
-        out.push_str(&checks(&plan));
+        out.push_str(&checks_text(&plan));
         Some(out)
     }
 
@@ -52,10 +55,8 @@ impl Brief<'_> {
             let step = if decision.step.is_empty() { "the whole plan" } else { &decision.step };
             decision.rules.iter().for_each(|rule| asking.entry(rule).or_default().push(step));
         }
-        let trust = self.home.trust().ok();
-        let engine = trust.and_then(|trust| rules::in_force(self.home, self.records, trust.document()).ok());
         let line = |(rule, steps): (&str, Vec<&str>)| {
-            let why = engine.as_ref().and_then(|engine| engine.rule(rule)).map_or("", |rule| rule.why.as_str());
+            let why = self.engine.and_then(|engine| engine.rule(rule)).map_or("", |rule| rule.why.as_str());
             format!("  {rule} asks because of {}: {why}\n", names(&steps))
         };
         asking.into_iter().map(line).collect()
@@ -132,11 +133,6 @@ fn together(what: &str, steps: &[(&StepAssessment, &Decision)]) -> String {
     format!(
         "\nsteps {what}: {count} ({classes}; {changes} changes seen beforehand): {ids}; backout plan show PLAN has them whole\n"
     )
-}
-
-fn checks(plan: &Plan) -> String {
-    let line = |check: &schemas::Check| format!("\nat the end, check {} {}\n", check.uses, check.with.get());
-    plan.checks.iter().map(line).collect()
 }
 
 fn names(ids: &[&str]) -> String {

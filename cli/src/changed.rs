@@ -78,7 +78,7 @@ fn differences<T: PartialEq>(before: &BTreeMap<String, T>, after: &BTreeMap<Stri
     gone.chain(other).collect()
 }
 
-/// The first line that differs, and how many lines do.
+/// The first line that differs, as it was and as it is.
 fn lines(before: &str, after: &str) -> Option<String> {
     if before == after {
         return None;

@@ -110,17 +110,9 @@ pub(crate) fn gate(home: &Home, bytes: &[u8], replay: Option<&str>) -> Result<Ga
     if let Err(problem) = &outcome
         && !problem.findings.is_empty()
     {
-        let findings = serde_json::to_vec(&problem.findings).unwrap_or_default();
-        let codes = problem.findings.iter().map(|finding| finding.code.to_string()).collect();
-        let digest = Digest::of(&findings);
-        home.keep(digest, &findings)?;
+        let fact = refused(home, Some(read.digest), problem)?;
         home.keep(read.digest, bytes)?;
-        home.note(RecordBody::Refused {
-            plan: Some(read.digest),
-            codes,
-            findings: digest,
-            decisions: problem.decisions.as_deref().copied(),
-        })?;
+        home.note(fact)?;
     }
     outcome
 }
@@ -394,17 +386,21 @@ fn sign_receipt(home: &Home, folded: &Folded, receipt: &schemas::Receipt) -> Res
     Ok(Envelope::sign(Statement::<schemas::Receipt>::PAYLOAD_TYPE, &payload, &[&home.key("runner")?]))
 }
 
-/// Puts a refusal on record by whoever has the journal: what is not told stays as it was, for the refusal is what matters.
+/// The fact of a refusal; its findings are kept.
+fn refused(home: &Home, plan: Option<Digest>, problem: &Problem) -> Result<RecordBody, Problem> {
+    let findings = serde_json::to_vec(&problem.findings).unwrap_or_default();
+    let codes = problem.findings.iter().map(|finding| finding.code.to_string()).collect();
+    let digest = Digest::of(&findings);
+    home.keep(digest, &findings)?;
+    Ok(RecordBody::Refused { plan, codes, findings: digest, decisions: problem.decisions.as_deref().copied() })
+}
+
+/// Puts a refusal on record by whoever has the journal. It stands with or without its record.
 pub(crate) fn note_refusal(journal: &mut dyn journal::Journal, home: &Home, plan: Option<Digest>, problem: &Problem) {
     if problem.findings.is_empty() {
         return;
     }
-    let findings = serde_json::to_vec(&problem.findings).unwrap_or_default();
-    let codes = problem.findings.iter().map(|finding| finding.code.to_string()).collect();
-    let (digest, decisions) = (Digest::of(&findings), problem.decisions.as_deref().copied());
-    let fact = RecordBody::Refused { plan, codes, findings: digest, decisions };
-    if home.keep(digest, &findings).is_ok() {
-        // The refusal stands with or without its record.
+    if let Ok(fact) = refused(home, plan, problem) {
         let _ = journal.append(Timestamp::now(), &[Entry { subject: None, fact }]);
     }
 }

@@ -295,7 +295,7 @@ pub(crate) fn admit(
     }
     let (trust, site) = (home.trust()?, home.site()?);
     let engine = rules::in_force(home, records, trust.document())?;
-    refuse_stale(home, records, &manifest, &engine, &site, trust.document())?;
+    refuse_stale(home, records, &manifest, engine.digest(), &site, trust.document())?;
     let runner = home.key("runner")?.id();
     trust.document().check_key(&Role::Runner, runner, now).map_err(|error| {
         Problem::identity(
@@ -303,10 +303,7 @@ pub(crate) fn admit(
             "backout key list, then enrol a runner's key",
         )
     })?;
-    if records.iter().any(|record| used_by(&record.fact) == Some(digest)) {
-        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
-    }
-    votes::refuse_rejected(records, manifest.plan)?;
+    votes::refuse_spent(records, digest, manifest.plan)?;
     let counted = votes::approvals(home, records, digest, &manifest, now)?;
     let names = Names { plan: manifest.plan, assessment: manifest.assessment, decisions: manifest.decisions };
     let loaded = load(home, drivers, &names)?;
@@ -345,17 +342,20 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
             "keep .backout as evidence; backout verify",
         ));
     };
-    if !own(began) || folded.loaded.plan != plan_of(began) {
+    if !own(began) {
         return Err(Problem::stale("the log does not say when this run put the manifest to use"));
     }
     let verified = issued(home, trust.document(), folded.manifest, began.time)?;
     let manifest = &verified.document().predicate;
     refuse_other(began, manifest)?;
+    if folded.loaded.plan != manifest.plan {
+        return Err(Problem::stale("the run goes by another plan than the manifest names"));
+    }
     refuse_moved(home, &site, &folded.loaded)?;
     votes::refuse_rejected(records, manifest.plan)?;
     let began = began.time;
     let engine = rules::in_force(home, records, trust.document())?;
-    refuse_stale(home, records, manifest, &engine, &site, trust.document())?;
+    refuse_stale(home, records, manifest, engine.digest(), &site, trust.document())?;
     let counted = votes::approvals(home, records, folded.manifest, manifest, began)?;
     let people = People { approvals: counted.people.len() as u64, teams: counted.teams };
     let (now, run) = (Timestamp::now(), folded.subject.run.as_str());
@@ -363,14 +363,6 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
         Asked { home, drivers, records, trust: trust.document(), site: &site, manifest, now, run, begins: false };
     let admitted = asked.again(engine, &folded.loaded, people)?;
     leave(home, records, &verified, &folded.loaded, &admitted)
-}
-
-/// The plan that a record puts to use.
-fn plan_of(record: &Record) -> Digest {
-    match &record.fact {
-        RecordBody::RunOpened { plan, .. } | RecordBody::Amended { plan, .. } => *plan,
-        _ => Digest::of(b""),
-    }
 }
 
 /// A root that is a link leads where it led.
@@ -428,12 +420,12 @@ pub(crate) fn refuse_stale(
     home: &Home,
     records: &[Record],
     manifest: &Manifest,
-    engine: &policy::Engine,
+    policy: Digest,
     site: &Site,
     trust: &TrustRoot,
 ) -> Result<(), Problem> {
-    if manifest.policy != engine.digest() {
-        return Err(changed::policy(home, manifest, engine.digest()));
+    if manifest.policy != policy {
+        return Err(changed::policy(home, manifest, policy));
     }
     if manifest.site != site.digest() {
         return Err(changed::site(home, manifest, site.texts()));

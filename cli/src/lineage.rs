@@ -58,23 +58,23 @@ pub(crate) fn lineage(
     assessed: &Assessment,
 ) -> Result<Option<Lineage>, Problem> {
     let Some(parent) = plan.parent else { return Ok(None) };
-    let mut became = None;
-    let (mut assessment, mut spoken) = (None, false);
+    let (mut became, mut gated) = (None, Vec::new());
     for record in records {
         match &record.fact {
             RecordBody::Refused { plan: Some(of), codes, .. } if *of == parent => {
                 became = Some(format!("was refused: {}", codes.join(", ")));
             }
-            RecordBody::Gated { plan: of, manifest, assessment: seen, .. } if *of == parent => {
-                assessment = Some(*seen);
+            RecordBody::Gated { plan: of, manifest, assessment, .. } if *of == parent => {
                 became = Some(fate(records, *manifest));
-                let about =
-                    |it: &Record| matches!(&it.fact, RecordBody::Approved { manifest: of, .. } if of == manifest);
-                spoken |= records.iter().any(about);
+                gated.push((*manifest, *assessment));
             }
             _ => {}
         }
     }
+    let spoken = records.iter().any(|record| match &record.fact {
+        RecordBody::Approved { manifest, .. } => gated.iter().any(|(of, _)| of == manifest),
+        _ => false,
+    });
     let old = became.as_ref().and_then(|_| home.payload(parent).ok()).and_then(|bytes| planner::parse(&bytes).ok());
     let (Some(became), Some(old)) = (became, old.filter(|old| old.agent == plan.agent)) else {
         let detail = format!("no plan {} of {} came to this gate", parent.short(), plan.agent);
@@ -87,9 +87,10 @@ pub(crate) fn lineage(
             hint,
         ));
     };
-    let seen = match assessment {
-        Some(digest) => Some(
-            Assessment::from_payload(&home.plain(digest)?).map_err(|error| Problem::failure(&chain(&error), &error))?,
+    let seen = match gated.last() {
+        Some((_, digest)) => Some(
+            Assessment::from_payload(&home.plain(*digest)?)
+                .map_err(|error| Problem::failure(&chain(&error), &error))?,
         ),
         None => None,
     };
@@ -136,11 +137,11 @@ fn compare(
         gone: Vec::new(),
     };
     for (step, assessed) in plan.steps.iter().zip(&assessed.steps) {
-        let says_the_same = |old: &&PlanStep| serde_json::to_value(old).ok() == serde_json::to_value(step).ok();
+        let would_do_the_same = || looked.get(step.id.as_str()).is_none_or(|seen| *seen == assessed);
         match before.get(step.id.as_str()) {
             None => out.new.push(step.id.clone()),
             // Of a plan that never came to be looked at, the words are all there is to compare.
-            Some(old) if says_the_same(old) && looked.get(step.id.as_str()).is_none_or(|seen| *seen == assessed) => {
+            Some(old) if verifier::is_same(old, step) && would_do_the_same() => {
                 out.same.insert(step.id.clone());
             }
             Some(_) => out.changed.push(step.id.clone()),

@@ -125,32 +125,23 @@ pub(crate) fn refuse_stopped<'a>(
 ) -> Result<(), Problem> {
     let trust = home.trust()?;
     let refuse = |text: String, next: String| Err(Problem::new(ExitCode::Stopped, Code::STOPPED, text, next));
-    match standing(&home.path(FOLDER), trust.document()) {
-        Err(error) => refuse(
-            format!("nobody can tell what is stopped, so everything is: {error}"),
-            "mend or make the folder .backout/stops; backout stops lists what stands".to_owned(),
-        ),
-        Ok(_) if lost(home, records).is_some() => refuse(
-            format!(
-                "stop {} is on record, was never lifted, and its file is gone",
-                lost(home, records).unwrap_or_default()
-            ),
-            "backout stop --all anew; whoever took the file away is the next question".to_owned(),
-        ),
-        Ok(stops) => match stops.iter().find(|it| it.stop.covers.covers(subject, kinds.clone())) {
-            None => Ok(()),
-            Some(it) => refuse(
-                format!(
-                    "{} is stopped since {} by {}: {}",
-                    it.stop.covers.text(),
-                    it.stop.time,
-                    it.stop.by,
-                    it.stop.reason
-                ),
-                format!("backout resume {} --as OPERATOR, once it may go on", it.stop.id),
-            ),
-        },
+    let stops = match standing(&home.path(FOLDER), trust.document()) {
+        Ok(stops) => stops,
+        Err(error) => {
+            let text = format!("nobody can tell what is stopped, so everything is: {error}");
+            return refuse(text, "mend or make the folder .backout/stops; backout stops lists what stands".to_owned());
+        }
+    };
+    if let Some(id) = lost(home, records) {
+        let text = format!("stop {id} is on record, was never lifted, and its file is gone");
+        return refuse(text, "backout stop --all anew; whoever took the file away is the next question".to_owned());
     }
+    let Some(it) = stops.iter().find(|it| it.stop.covers.covers(subject, kinds.clone())) else { return Ok(()) };
+    let Stop { id, covers, by, time, reason, .. } = &it.stop;
+    refuse(
+        format!("{} is stopped since {time} by {by}: {reason}", covers.text()),
+        format!("backout resume {id} --as OPERATOR, once it may go on"),
+    )
 }
 
 /// A stop of the log whose file somebody took away.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use policy::Counted;
 use schemas::{Code, Digest, Envelope, ExitCode, Finding, Manifest, Record, RecordBody, Role, TrustRoot};
 
+use crate::flow::used_by;
 use crate::home::Home;
 use crate::problem::{Problem, chain};
 
@@ -33,6 +34,14 @@ pub(crate) fn refuse_rejected(records: &[Record], plan: Digest) -> Result<(), Pr
         _ => None,
     });
     no.map_or(Ok(()), |owner| Err(rejected(format!("{owner} rejected this very plan"), "")))
+}
+
+/// A manifest that ran, or whose plan somebody said no to, runs no more.
+pub(crate) fn refuse_spent(records: &[Record], manifest: Digest, plan: Digest) -> Result<(), Problem> {
+    if records.iter().any(|record| used_by(&record.fact) == Some(manifest)) {
+        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
+    }
+    refuse_rejected(records, plan)
 }
 
 /// The approvals of a manifest that count, or what is missing.

@@ -132,7 +132,9 @@ impl Work {
             _ => {}
         }
         let mut message = self.perform_safely(hands);
-        if let (Some(braked), Message::Checked(_, failed)) = (braked(), &mut message) {
+        if let Message::Checked(_, failed) = &mut message
+            && let Some(braked) = braked()
+        {
             failed.push(braked.to_string());
         }
         if let (Some(warden), Message::Checked(_, failed)) = (warden, &mut message)

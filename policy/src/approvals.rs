@@ -141,15 +141,11 @@ mod tests {
     fn trust() -> TrustRoot {
         let mut trust = TrustRoot::new(1, Timestamp::now() + SignedDuration::from_hours(1));
         for (seed, owner) in [(1, "ada"), (2, "ada"), (3, "grace"), (4, "bot")] {
-            let key = TrustedKey {
-                public: SecretKey::from_seed([seed; 32]).public_hex(),
-                scheme: "ed25519".to_owned(),
-                owner: owner.to_owned(),
-                not_after: Timestamp::now() + SignedDuration::from_hours(1),
-                revoked_at: None,
-                environments: Vec::new(),
-                duties: Vec::new(),
-            };
+            let key = TrustedKey::ed25519(
+                SecretKey::from_seed([seed; 32]).public_hex(),
+                owner,
+                Timestamp::now() + SignedDuration::from_hours(1),
+            );
             trust.enrol(key, &role()).unwrap();
         }
         trust

@@ -1,6 +1,7 @@
 //! Cases: a base request with changes, and the verdict that is expected, with the rules that decide. `policy test` runs them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use schemas::{Act, Class, Ruling, Thing};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,8 @@ use crate::inventory::Inventory;
 use crate::touch::fitting;
 
 /// A file of cases whose requests others may begin with.
-const SHIPPED: &str = include_str!("../../examples/policies/deletes.json");
+static SHIPPED: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../examples/policies/deletes.json")).unwrap_or_default());
 
 /// A file of cases.
 #[derive(Clone, Debug, Deserialize)]
@@ -125,9 +127,8 @@ impl Cases {
     /// The request of a case.
     fn ask(&self, case: &Case, engine: &Engine, lookup: Lookup<'_>) -> Result<Ask, String> {
         let kind = if case.plan { "plan" } else { "step" };
-        let shipped: Value = serde_json::from_str(SHIPPED).map_err(|error| error.to_string())?;
         let (base, name) = if case.plan { (&self.plan_base, "plan_base") } else { (&self.base, "base") };
-        let base = base.as_ref().or_else(|| shipped.get(name));
+        let base = base.as_ref().or_else(|| SHIPPED.get(name));
         let mut value = base.cloned().ok_or("the file has no plan_base")?;
         if let Some(argv) = &case.argv {
             let (act, class, known) = lookup(argv);

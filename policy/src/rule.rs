@@ -223,37 +223,23 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
             Vec::new()
         }
     };
-    let approval_minutes = match said("approval_minutes").map(|text| text.parse::<u64>()) {
-        None => None,
-        Some(Ok(minutes)) if (1..=MOST_MINUTES).contains(&minutes) && needs.iter().any(Need::is_by_people) => {
-            Some(minutes)
-        }
-        Some(_) => {
-            let text = format!("{id}: @approval_minutes is 1 to {MOST_MINUTES}, of a rule that asks for people");
-            problems.push(text);
-            None
-        }
-    };
+    let approval_minutes = minutes_of(said("approval_minutes"), &needs).unwrap_or_else(|text| {
+        problems.push(format!("{id}: {text}"));
+        None
+    });
     let json = policy.to_json().unwrap_or_default();
     let demands = Demands::of(policy, &json);
-    let expires = match (file.starts_with(EXCEPTIONS), said("expires").map(|text| text.parse::<Timestamp>())) {
-        (false, None) => None,
-        (true, Some(Ok(expires))) => {
-            problems.extend(crate::lint::narrow(&id, policy, &demands));
-            if said("owner").is_none() || why.is_empty() {
-                problems.push(format!("{id}: an exception says @owner and @why"));
-            }
-            Some(expires)
+    let is_exception = file.starts_with(EXCEPTIONS);
+    let expires = end_of(said("expires"), is_exception).unwrap_or_else(|text| {
+        problems.push(format!("{id}: {text}"));
+        None
+    });
+    if is_exception && expires.is_some() {
+        problems.extend(crate::lint::narrow(&id, policy, &demands));
+        if said("owner").is_none() || why.is_empty() {
+            problems.push(format!("{id}: an exception says @owner and @why"));
         }
-        (true, _) => {
-            problems.push(format!("{id}: an exception says @expires, as 2026-12-24T18:00:00Z"));
-            None
-        }
-        (false, Some(_)) => {
-            problems.push(format!("{id}: exceptions alone expire: they stand in {EXCEPTIONS}*.cedar"));
-            None
-        }
-    };
+    }
     problems.extend(crate::lint::problems(&id, &json, permits, &needs, said("need").is_some()));
     if !problems.is_empty() {
         return Err(problems);
@@ -273,6 +259,26 @@ fn rule(file: &str, policy: &Policy) -> Result<Rule, Vec<String>> {
         demands,
         reads_names: text.contains(".name") || text.contains("[\"name\"]") || text.contains("command"),
     })
+}
+
+/// How long approvals are good that a rule with these needs asks for.
+fn minutes_of(said: Option<String>, needs: &[Need]) -> Result<Option<u64>, String> {
+    let Some(said) = said else { return Ok(None) };
+    let good = |minutes: &u64| (1..=MOST_MINUTES).contains(minutes) && needs.iter().any(Need::is_by_people);
+    match said.parse().ok().filter(good) {
+        Some(minutes) => Ok(Some(minutes)),
+        None => Err(format!("@approval_minutes is 1 to {MOST_MINUTES}, of a rule that asks for people")),
+    }
+}
+
+/// When a rule ends: exceptions do, and nothing else.
+fn end_of(said: Option<String>, is_exception: bool) -> Result<Option<Timestamp>, String> {
+    match (is_exception, said.map(|text| text.parse())) {
+        (false, None) => Ok(None),
+        (true, Some(Ok(expires))) => Ok(Some(expires)),
+        (true, _) => Err("an exception says @expires, as 2026-12-24T18:00:00Z".to_owned()),
+        (false, Some(_)) => Err(format!("exceptions alone expire: they stand in {EXCEPTIONS}*.cedar")),
+    }
 }
 
 fn first_line(policy: &Policy) -> String {

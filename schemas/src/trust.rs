@@ -131,6 +131,21 @@ pub struct TrustedKey {
     pub duties: Vec<String>,
 }
 
+impl TrustedKey {
+    /// An Ed25519 key of `owner`, by the 64 hex digits of its public half, bound to nothing.
+    pub fn ed25519(public: String, owner: &str, not_after: Timestamp) -> Self {
+        Self {
+            public,
+            scheme: "ed25519".to_owned(),
+            owner: owner.to_owned(),
+            not_after,
+            revoked_at: None,
+            environments: Vec::new(),
+            duties: Vec::new(),
+        }
+    }
+}
+
 /// Who holds a role, and how many distinct owners are needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -368,15 +383,7 @@ pub(crate) mod tests {
     }
 
     fn trusted(key: &SecretKey, owner: &str) -> TrustedKey {
-        TrustedKey {
-            public: key.public_hex(),
-            scheme: "ed25519".to_owned(),
-            owner: owner.to_owned(),
-            not_after: "2029-01-01T00:00:00Z".parse().unwrap(),
-            revoked_at: None,
-            environments: Vec::new(),
-            duties: Vec::new(),
-        }
+        TrustedKey::ed25519(key.public_hex(), owner, "2029-01-01T00:00:00Z".parse().unwrap())
     }
 
     #[test]

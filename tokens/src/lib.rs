@@ -46,15 +46,7 @@ pub fn pair_to_undo(warrant: Warrant, run: &str, first: u64) -> Result<(Mint, Ch
     let own = SecretKey::generate().map_err(|_| PairError::NoRandomness)?;
     let end = Timestamp::now() + SignedDuration::from_hours(24 * 365);
     let mut trust = TrustRoot::new(1, end);
-    let key = TrustedKey {
-        public: own.public_hex(),
-        scheme: "ed25519".to_owned(),
-        owner: "this process".to_owned(),
-        not_after: end,
-        revoked_at: None,
-        environments: Vec::new(),
-        duties: Vec::new(),
-    };
+    let key = TrustedKey::ed25519(own.public_hex(), "this process", end);
     trust.enrol(key, &Role::Runner).map_err(|error| PairError::Runner(error.to_string()))?;
     pair(own, &trust, warrant.only_to_undo(), run, first)
 }

@@ -51,15 +51,7 @@ fn trust() -> TrustRoot {
         (2, Role::Runner, "2030-01-01T00:00:10Z"),
         (3, Role::Agent, "2099-01-01T00:00:00Z"),
     ] {
-        let trusted = TrustedKey {
-            public: key(seed).public_hex(),
-            scheme: "ed25519".to_owned(),
-            owner: role.to_string(),
-            not_after: until.parse().unwrap(),
-            revoked_at: None,
-            environments: Vec::new(),
-            duties: Vec::new(),
-        };
+        let trusted = TrustedKey::ed25519(key(seed).public_hex(), &role.to_string(), until.parse().unwrap());
         trust.enrol(trusted, &role).unwrap();
     }
     trust
@@ -244,15 +236,7 @@ fn a_runner_that_is_not_one_makes_no_tokens_and_one_whose_time_ends_meanwhile_go
 fn two_pairs_are_two_processes() {
     let soon = Timestamp::now() + SignedDuration::from_hours(1);
     let mut trust = TrustRoot::new(1, soon);
-    let trusted = TrustedKey {
-        public: key(2).public_hex(),
-        scheme: "ed25519".to_owned(),
-        owner: "runner".to_owned(),
-        not_after: soon,
-        revoked_at: None,
-        environments: Vec::new(),
-        duties: Vec::new(),
-    };
+    let trusted = TrustedKey::ed25519(key(2).public_hex(), "runner", soon);
     trust.enrol(trusted, &Role::Runner).unwrap();
     let (one, _) = pair(key(2), &trust, warrant(), "r", 0).unwrap();
     let (_, other) = pair(key(2), &trust, warrant(), "r", 0).unwrap();

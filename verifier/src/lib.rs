@@ -12,4 +12,4 @@ pub use account::Account;
 pub use delta::{undeclared, unexpected};
 pub use look::{Verification, run_checks, verify};
 pub use receipt::{ReceiptInput, receipt};
-pub use replay::{Kept, keepable};
+pub use replay::{Kept, is_same, keepable};

@@ -47,7 +47,7 @@ pub fn keepable(run: &Run, old: &[PlanStep], new: &[PlanStep]) -> Vec<Kept> {
 }
 
 /// Whether two steps say the same. Parameters are compared as values: spaces in the text do not matter.
-fn is_same(old: &PlanStep, new: &PlanStep) -> bool {
+pub fn is_same(old: &PlanStep, new: &PlanStep) -> bool {
     let value = |step: &PlanStep| serde_json::to_value(step).ok();
     value(old).is_some() && value(old) == value(new)
 }

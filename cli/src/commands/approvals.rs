@@ -39,7 +39,7 @@ pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<
     let trust = home.trust()?;
     let now = Timestamp::now();
     let site = home.site()?;
-    let engine = rules::in_force(home, &records, trust.document())?;
+    let policy = rules::bundle_in_force(home, &records, trust.document())?.digest();
     let used: HashSet<Digest> = records.iter().filter_map(|record| flow::used_by(&record.fact)).collect();
     let mut out = Vec::new();
     for record in &records {
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ApprovalsArgs, home: &Home, output: &Output) -> Result<
         let manifest = &verified.document().predicate;
         let standing = votes::approvals(home, &records, *digest, manifest, now);
         let rejected = votes::refuse_rejected(&records, manifest.plan).is_err();
-        let stale = crate::judge::refuse_stale(home, &records, manifest, &engine, &site, trust.document());
+        let stale = crate::judge::refuse_stale(home, &records, manifest, policy, &site, trust.document());
         let state = match (&standing, used.contains(digest), now >= manifest.expires) {
             (_, true, _) => "used",
             _ if rejected => "rejected",

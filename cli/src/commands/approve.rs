@@ -6,8 +6,7 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use policy::Vote;
 use schemas::{
-    Approval, Digest, Document as _, Envelope, ExitCode, Manifest, Record, RecordBody, Role, Statement, Subject,
-    Verdict, pae,
+    Approval, Digest, Document as _, Envelope, ExitCode, Manifest, RecordBody, Role, Statement, Subject, Verdict, pae,
 };
 
 use crate::brief::Brief;
@@ -16,7 +15,7 @@ use crate::flow;
 use crate::home::Home;
 use crate::output::Output;
 use crate::problem::{Problem, chain};
-use crate::votes;
+use crate::{judge, rules, votes};
 
 /// Largest file that an approval is read from.
 const MAX_BYTES: usize = 64 << 10;
@@ -89,11 +88,19 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     if now >= manifest.expires {
         return Err(Problem::stale(format!("the manifest expired at {}", manifest.expires)));
     }
-    if !args.reject {
-        refuse_vain(home, &records, digest, manifest)?;
+    // A no needs no policy that is good, and is never in vain.
+    let engine = match rules::in_force(home, &records, home.trust()?.document()) {
+        Err(problem) if !args.reject => return Err(problem),
+        found => found.ok(),
+    };
+    if let Some(engine) = engine.as_ref().filter(|_| !args.reject) {
+        votes::refuse_spent(&records, digest, manifest.plan)?;
+        let (trust, site) = (home.trust()?, home.site()?);
+        judge::refuse_stale(home, &records, manifest, engine.digest(), &site, trust.document())?;
     }
+    let brief = Brief { home, records: &records, digest, manifest, engine: engine.as_ref() };
     if let Some(file) = &args.print_payload {
-        show_what(&Brief { home, records: &records, digest, manifest }, output);
+        show_what(&brief, output);
         return print_payload(args, digest, manifest, file, home, output);
     }
     let envelope = match (&args.name, &args.ssh, &args.payload, &args.signature) {
@@ -121,7 +128,7 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
     votes::check(&vote, digest, manifest, trust.document(), &records, now)?;
     let owner = vote.signers().first().map(|signer| signer.owner.clone()).unwrap_or_default();
     let said = vote.document().predicate.clone();
-    show_what(&Brief { home, records: &records, digest, manifest }, output);
+    show_what(&brief, output);
     confirm(args, &owner, manifest, &said, output)?;
     home.keep(vote.digest(), &envelope.to_json())?;
     let reject = said.verdict == Verdict::Reject;
@@ -133,17 +140,6 @@ pub(crate) fn run(args: &ApproveArgs, home: &Home, output: &Output) -> Result<Ex
         reject,
     })?;
     tell(home, digest, manifest, vote.digest(), &owner, reject, output)
-}
-
-/// Nobody's word is asked for what cannot run any more.
-fn refuse_vain(home: &Home, records: &[Record], digest: Digest, manifest: &Manifest) -> Result<(), Problem> {
-    if records.iter().any(|record| flow::used_by(&record.fact) == Some(digest)) {
-        return Err(Problem::stale("the manifest was run already, and one manifest is one run"));
-    }
-    votes::refuse_rejected(records, manifest.plan)?;
-    let (trust, site) = (home.trust()?, home.site()?);
-    let engine = crate::rules::in_force(home, records, trust.document())?;
-    crate::judge::refuse_stale(home, records, manifest, &engine, &site, trust.document())
 }
 
 /// Says what was signed, and what is still missing.

@@ -166,14 +166,11 @@ pub(crate) fn enrol(home: &Home, trust: &mut TrustRoot, key: &NewKey<'_>, owner:
 
 /// A key of a trust root, good from now on for as long as the first trust root.
 pub(crate) fn trusted(public: String, owner: &str, environments: &[String], duties: &[String]) -> TrustedKey {
+    let end = Timestamp::now() + SignedDuration::from_hours(DAYS * 24);
     TrustedKey {
-        public,
-        scheme: "ed25519".to_owned(),
-        owner: owner.to_owned(),
-        not_after: Timestamp::now() + SignedDuration::from_hours(DAYS * 24),
-        revoked_at: None,
         environments: environments.to_vec(),
         duties: duties.to_vec(),
+        ..TrustedKey::ed25519(public, owner, end)
     }
 }
 

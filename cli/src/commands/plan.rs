@@ -189,10 +189,14 @@ fn show(path: &Path, home: &Home, output: &Output) -> Result<ExitCode, Problem> 
 fn assessed(plan: &Plan, assessment: &Assessment) -> String {
     let mut out = format!("{} in {}: {}\n", plan.session, plan.environment, plan.intent);
     assessment.steps.iter().for_each(|step| out.push_str(&step_text(step)));
-    for check in &plan.checks {
-        out.push_str(&format!("\nat the end, check {} {}\n", check.uses, check.with.get()));
-    }
+    out.push_str(&checks_text(plan));
     out
+}
+
+/// The plan's own checks, for people.
+pub(crate) fn checks_text(plan: &Plan) -> String {
+    let line = |check: &schemas::Check| format!("\nat the end, check {} {}\n", check.uses, check.with.get());
+    plan.checks.iter().map(line).collect()
 }
 
 /// A step of an assessment for people: what would change, in counts and samples, with the difference.

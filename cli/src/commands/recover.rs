@@ -4,7 +4,7 @@ use clap::Args;
 use executor::{Conductor, Folded};
 use journal::SqliteJournal;
 use kernel::{StepIx, StepState};
-use schemas::{End, ExitCode, OnFailure, Record, RecordBody, UndoReason};
+use schemas::{Digest, End, ExitCode, OnFailure, Record, RecordBody, UndoReason};
 use serde::Serialize;
 
 use crate::commands::run::{default_jobs, slots, tell};
@@ -180,18 +180,9 @@ fn recover_one(
         return Ok(ExitCode::Done);
     }
     let slots = slots(default_jobs());
-    let facts = opening_facts(&folded, args.resume);
-    let goes_back = facts.iter().any(|fact| matches!(fact, RecordBody::UndoRequested { .. }));
-    let leave = match goes_back || folded.run.mode() == kernel::Mode::Back {
-        true => None,
-        false => Some(may_resume(home, drivers, &mut journal, &folded)?),
-    };
-    let facts = facts.into_iter().map(|fact| match fact {
-        RecordBody::ResumeRequested { by, .. } => {
-            RecordBody::ResumeRequested { by, admitted: leave.as_ref().map(|leave| leave.decided) }
-        }
-        other => other,
-    });
+    let goes_on = args.resume && folded.run.ended().is_none() && folded.run.mode() != kernel::Mode::Back;
+    let leave = if goes_on { Some(may_resume(home, drivers, &mut journal, &folded)?) } else { None };
+    let facts = opening_facts(&folded, args.resume, leave.as_ref().map(|leave| leave.decided));
     let mut conductor = Conductor::new(folded, slots);
     for fact in facts {
         conductor.tell(fact).map_err(|error| Problem::usage(error.reason, "backout recover without --resume"))?;
@@ -218,7 +209,7 @@ fn may_resume(
 }
 
 /// What recovery puts into the log before it does anything.
-fn opening_facts(folded: &Folded, resume: bool) -> Vec<RecordBody> {
+fn opening_facts(folded: &Folded, resume: bool, admitted: Option<Digest>) -> Vec<RecordBody> {
     let by = crate::home::who();
     let why = UndoReason::Recovery;
     if folded.run.ended() == Some(End::Stuck) {
@@ -229,7 +220,7 @@ fn opening_facts(folded: &Folded, resume: bool) -> Vec<RecordBody> {
     }
     let mut facts = vec![RecordBody::Reopened { by: by.clone() }];
     match (resume, folded.run.mode()) {
-        (true, kernel::Mode::Held) => facts.push(RecordBody::ResumeRequested { by, admitted: None }),
+        (true, kernel::Mode::Held) => facts.push(RecordBody::ResumeRequested { by, admitted }),
         (true, _) => {}
         (false, _) => facts.push(RecordBody::UndoRequested { by, why }),
     }

@@ -111,9 +111,9 @@ pub(crate) fn stop(args: &StopArgs, home: &Home, output: &Output) -> Result<Exit
 
 /// Runs that have not ended and that the stop covers.
 fn reached(home: &Home, stop: &Stop) -> Result<Vec<String>, String> {
-    let records = home.journal().and_then(|journal| flow::records(&journal)).map_err(|problem| problem.title)?;
-    let drivers = home.drivers().map_err(|problem| problem.title)?;
     let journal = home.journal().map_err(|problem| problem.title)?;
+    let records = flow::records(&journal).map_err(|problem| problem.title)?;
+    let drivers = home.drivers().map_err(|problem| problem.title)?;
     let mut out = Vec::new();
     for line in runs(&records).into_iter().filter(|line| line.end.is_none()) {
         let covered = match flow::folded(home, &drivers, &journal, &line.run) {

@@ -49,15 +49,7 @@ fn pair(step: &StepSpec, run: &str) -> (Mint, Checker) {
     let soon = Timestamp::now() + SignedDuration::from_hours(1);
     let mut trust = TrustRoot::new(1, soon);
     for (key, role) in [(&gate, Role::Gate), (&runner, Role::Runner)] {
-        let trusted = TrustedKey {
-            public: key.public_hex(),
-            scheme: "ed25519".to_owned(),
-            owner: role.to_string(),
-            not_after: soon,
-            revoked_at: None,
-            environments: Vec::new(),
-            duties: Vec::new(),
-        };
+        let trusted = TrustedKey::ed25519(key.public_hex(), &role.to_string(), soon);
         trust.enrol(trusted, &role).unwrap();
     }
     let decisions = Digest::of(b"decisions");

@@ -120,6 +120,15 @@ pub(super) fn bundle(folder: Option<&Path>, home: &dyn Fn() -> Result<Home, Prob
     }
 }
 
+/// A bundle in a folder, or the one in force as it was signed, whatever became of its folder since.
+fn or_signed(folder: Option<&Path>, home: &dyn Fn() -> Result<Home, Problem>) -> Result<Bundle, Problem> {
+    if let Some(folder) = folder {
+        return rules::read(folder);
+    }
+    let home = home()?;
+    rules::signed(&home, home.trust()?.document())
+}
+
 fn check(
     folder: Option<&Path>,
     home: &dyn Fn() -> Result<Home, Problem>,
@@ -162,14 +171,7 @@ fn show(
     home: &dyn Fn() -> Result<Home, Problem>,
     output: &Output,
 ) -> Result<ExitCode, Problem> {
-    let found = match from {
-        Some(folder) => rules::read(folder)?,
-        None => {
-            let home = home()?;
-            rules::signed(&home, home.trust()?.document())?
-        }
-    };
-    let set = found.rules().map_err(|error| rules::refuse(chain(&error)))?;
+    let set = or_signed(from, home)?.rules().map_err(|error| rules::refuse(chain(&error)))?;
     let Some(rule) = set.rules.get(id) else {
         return Err(Problem::usage(format!("no rule is called {id:?}"), "backout policy check lists them"));
     };
@@ -206,12 +208,12 @@ fn sign(folder: Option<&Path>, names: &[String], home: &Home, output: &Output) -
         let title = format!("the exception {} would last for more than {EXCEPTION_DAYS} days", rule.id);
         return Err(Problem::usage(title, "what lasts is a rule: put it into policies/, with a case"));
     }
-    let outcomes = test::outcomes(&found, &[])?;
+    let engine = found.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
+    let outcomes = test::outcomes(&found, &engine, &[])?;
     if let Some(failed) = outcomes.iter().find(|outcome| !outcome.passed) {
         let title = format!("the case {:?} of the bundle does not pass: {}", failed.name, failed.why);
         return Err(Problem::usage(title, "backout policy test, and mend the rule or the case"));
     }
-    let engine = found.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
     if let Some(idle) = policy::uncovered(&engine, &outcomes).first() {
         let title = format!("the rule {idle} decides no case: nobody has seen what it does");
         return Err(Problem::usage(title, "add a case to cases/*.json, then backout policy test FOLDER"));

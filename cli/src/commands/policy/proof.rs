@@ -72,15 +72,7 @@ pub(super) fn diff(
     home: &dyn Fn() -> Result<Home, Problem>,
     output: &Output,
 ) -> Result<ExitCode, Problem> {
-    let before = match old {
-        Some(folder) => super::bundle(Some(folder), home)?,
-        // What was signed, not what became of its folder: an edit in place is compared as well.
-        None => {
-            let home = home()?;
-            crate::rules::signed(&home, home.trust()?.document())?
-        }
-    };
-    let after = super::bundle(Some(new), home)?;
+    let (before, after) = (super::or_signed(old, home)?, super::bundle(Some(new), home)?);
     let found = prover::diff(&before, &after, &solver()?).map_err(|error| failed(&error))?;
     let looser = found.iter().filter(|it| it.direction == Direction::Looser).count();
     let value = serde_json::json!({"looser": looser, "tighter": found.len() - looser, "differences": found});

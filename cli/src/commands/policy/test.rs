@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use library::Library;
-use policy::{Bundle, CaseOutcome, Cases, uncovered};
+use policy::{Bundle, CaseOutcome, Cases, Engine, uncovered};
 use schemas::{Act, Class, ExitCode};
 
 use crate::commands::read_input;
@@ -22,8 +22,8 @@ pub(super) fn run(
     output: &Output,
 ) -> Result<ExitCode, Problem> {
     let bundle = super::bundle(folder, home)?;
-    let outcomes = outcomes(&bundle, more)?;
     let engine = bundle.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
+    let outcomes = outcomes(&bundle, &engine, more)?;
     let failed: Vec<&CaseOutcome> = outcomes.iter().filter(|outcome| !outcome.passed).collect();
     let idle = uncovered(&engine, &outcomes);
     let good = failed.is_empty() && idle.is_empty();
@@ -43,8 +43,7 @@ pub(super) fn run(
 }
 
 /// Runs the cases of a bundle and those in further files and folders.
-pub(super) fn outcomes(bundle: &Bundle, more: &[PathBuf]) -> Result<Vec<CaseOutcome>, Problem> {
-    let engine = bundle.engine(jiff::Timestamp::now()).map_err(|error| rules::refuse(chain(&error)))?;
+pub(super) fn outcomes(bundle: &Bundle, engine: &Engine, more: &[PathBuf]) -> Result<Vec<CaseOutcome>, Problem> {
     let mut texts: Vec<(String, String)> =
         bundle.of("cases/").map(|(name, text)| (name.clone(), text.clone())).collect();
     for path in files(more)? {
@@ -55,7 +54,7 @@ pub(super) fn outcomes(bundle: &Bundle, more: &[PathBuf]) -> Result<Vec<CaseOutc
     for (name, text) in texts {
         let cases = Cases::parse(&text)
             .map_err(|error| Problem::usage(format!("{name}: {error}"), "mend the file of cases"))?;
-        out.extend(cases.run(&engine, &known));
+        out.extend(cases.run(engine, &known));
     }
     Ok(out)
 }
