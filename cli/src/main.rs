@@ -22,6 +22,10 @@ mod votes;
 use clap::Parser as _;
 
 fn main() -> std::process::ExitCode {
+    // Before anything else, and with nothing of the rest: this process stays small.
+    if std::env::args_os().nth(1).is_some_and(|word| word == launcher::WORD) {
+        return std::process::ExitCode::from(launcher::serve());
+    }
     let cli = match commands::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

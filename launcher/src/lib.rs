@@ -1,0 +1,31 @@
+//! Starting programs so that they reach no further than they may, and none of them outlives its step.
+//!
+//! One small process for each process of backout (`backout __exec`) forks for every program: the large one never forks, and
+//! only this crate calls the kernel without a safe wrapper, in `sys.rs` alone. Must never start a program with less around it than
+//! was wanted: what the kernel refuses is an error that cannot be mistaken for the program's own exit.
+//!
+//! ```text
+//! backout --requests--> server --fork--> keeper --clone(namespaces)--> init --fork--> program
+//!    \________________ control: stop, end; report ________/  lifeline      walls: Landlock, seccomp
+//! ```
+//!
+//! Whoever dies takes with it what is below: the keeper ends when its control socket closes, init when the keeper does, and with the
+//! init of a pid namespace the kernel ends everything in it.
+
+mod client;
+mod init;
+mod keeper;
+mod messages;
+mod server;
+mod sys;
+mod view;
+mod wall;
+mod wanted;
+
+pub use client::{Launcher, Started};
+pub use messages::{Ended, Report, Tried};
+pub use server::serve;
+pub use wanted::{Layer, Limits, View, Wanted};
+
+/// The word by which the program is started as the launcher.
+pub const WORD: &str = "__exec";

@@ -1,0 +1,121 @@
+//! The system calls that have no safe wrapper. Nothing else in the workspace is `unsafe`.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use rustix::process::Pid;
+use seccompiler::sock_filter;
+
+/// One half of a split process.
+pub(crate) enum Half {
+    /// The new one.
+    Child,
+    /// The old one, with the id of the new one.
+    Parent(Pid),
+}
+
+/// `fork`, into new namespaces where `flags` (`CLONE_NEW*`) say so.
+///
+/// Only for processes with one thread, which every process of the launcher is.
+pub(crate) fn split(flags: libc::c_int) -> io::Result<Half> {
+    // SAFETY: without CLONE_VM and with no stack the call is a fork: the child goes on here with a copy of the memory. This process
+    // has one thread, so that no lock can be held by a thread that does not exist in the child.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Half::Child),
+        pid => Pid::from_raw(pid as i32).map(Half::Parent).ok_or_else(|| io::Error::other("no pid")),
+    }
+}
+
+/// Whether children that end are waited for, or vanish by themselves.
+pub(crate) fn wait_for_children(wait: bool) {
+    // SAFETY: the two dispositions have no handler.
+    unsafe { libc::signal(libc::SIGCHLD, if wait { libc::SIG_DFL } else { libc::SIG_IGN }) };
+}
+
+/// Gives every signal its default again: an ignored one stays ignored over `exec`.
+pub(crate) fn default_signals() {
+    for signal in 1..32 {
+        // SAFETY: the disposition has no handler; the signals that cannot be set are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Marks every descriptor from 3 on to be closed by `exec`.
+pub(crate) fn close_on_exec() -> io::Result<()> {
+    // SAFETY: the call takes no memory.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `mount_setattr` on a mount that is held open, with everything below it.
+pub(crate) fn set_mount(mount: impl AsFd, set: u64) -> io::Result<()> {
+    let wanted = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the path is an empty C string and the structure is as large as is said.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const wanted,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a filter on this process and all that it starts; with `listen`, what the filter refers is asked of the descriptor that comes
+/// back.
+pub(crate) fn install(filter: &[sock_filter], listen: bool) -> io::Result<Option<OwnedFd>> {
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
+    let flags = if listen { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
+    // SAFETY: the kernel copies the program, which is as long as is said; `sock_filter` is the kernel's structure.
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    match done {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: with the flag, the kernel returns a descriptor that nobody else has.
+        fd if listen => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
+        _ => Ok(None),
+    }
+}
+
+/// A call that the filter refers.
+pub(crate) struct Referred {
+    id: u64,
+    /// Its number.
+    pub(crate) number: i32,
+    /// Its arguments.
+    pub(crate) args: [u64; 6],
+}
+
+/// Takes one referred call.
+pub(crate) fn referred(listener: impl AsFd) -> io::Result<Referred> {
+    // SAFETY: the structure is plain numbers, for which zero is a value; the kernel wants it zeroed.
+    let mut note: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes one structure of this type.
+    if unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut note) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Referred { id: note.id, number: note.data.nr, args: note.data.args })
+}
+
+/// Refuses a referred call with an error number. A caller that is gone needs no answer.
+pub(crate) fn refuse(listener: impl AsFd, call: &Referred, errno: i32) {
+    let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: -errno, flags: 0 };
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads one structure of this type.
+    unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+}
+
+/// Ends every process that this one may signal but itself and the init of its namespace.
+pub(crate) fn kill_all() {
+    // SAFETY: the call takes no memory. INVARIANT: only the init of a pid namespace calls it, where it reaches no process outside.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+}

@@ -1,0 +1,180 @@
+//! What a program sees of the machine: made of mounts in a namespace of its own.
+//!
+//! Must never leave anything mounted outside that namespace, and never show what was not asked for.
+
+use std::fs::{DirBuilder, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
+    move_mount, open_tree, unmount,
+};
+
+use crate::keeper::{Failed, trying};
+use crate::sys;
+use crate::wanted::{Layer, View, Wanted};
+
+/// Folders of the machine that programs live on; those that are links there are links in the view.
+const SYSTEM: [&str; 9] = ["/usr", "/etc", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix"];
+/// Devices that do nothing to anybody.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// What of `/etc` is nobody's but the machine's: readable to root alone, and so to a program that root runs.
+const SECRETS: [&str; 8] = [
+    "/etc/shadow",
+    "/etc/shadow-",
+    "/etc/gshadow",
+    "/etc/gshadow-",
+    "/etc/ssh",
+    "/etc/ssl/private",
+    "/etc/sudoers",
+    "/etc/kubernetes",
+];
+
+/// Builds the view and makes it the root of this process.
+pub(crate) fn build(wanted: &Wanted) -> Result<(), Failed> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(trying("cannot make mounts private"))?;
+    match &wanted.view {
+        View::Bare => Ok(()),
+        View::Machine => wanted.hidden.iter().try_for_each(|folder| cover(folder)),
+        View::Layers(layers) => layered(wanted, layers),
+    }
+}
+
+/// Puts an empty folder over another.
+fn cover(folder: &Path) -> Result<(), Failed> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("none", folder, "tmpfs", flags, Some(c"mode=000,size=4k"))
+        .map_err(trying(&format!("cannot cover {}", folder.display())))
+}
+
+fn layered(wanted: &Wanted, layers: &[Layer]) -> Result<(), Failed> {
+    let base = &wanted.scratch;
+    let inside = |path: &Path| base.join(path.strip_prefix("/").unwrap_or(path));
+    // What lies in the state folder is opened before anything covers it.
+    let mut overlays = layers.iter().map(|layer| Ok((layer, overlay(layer)?))).collect::<Result<Vec<_>, Failed>>()?;
+    overlays.sort_by(|(one, _), (other, _)| one.at.cmp(&other.at));
+    let size = format!("mode=755,size={}", wanted.limits.memory_floor.max(64 << 20));
+    let size = std::ffi::CString::new(size).unwrap_or_default();
+    mount("none", base, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(size.as_c_str()))
+        .map_err(trying("cannot mount a root for the view"))?;
+    for folder in SYSTEM {
+        system(Path::new(folder), &inside(Path::new(folder)))?;
+    }
+    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/run"] {
+        make_folder(&inside(Path::new(folder)), 0o1777)?;
+    }
+    make_folder(&inside(Path::new("/proc")), 0o755)?;
+    devices(&inside(Path::new("/dev")))?;
+    let proc = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", inside(Path::new("/proc")), "proc", proc, None).map_err(trying("cannot mount /proc"))?;
+    if rustix::process::geteuid().is_root() {
+        secrets(&inside)?;
+    }
+    for (layer, made) in overlays {
+        let at = inside(&layer.at);
+        make_folder(&at, 0o755)?;
+        attach(&made, &at).map_err(trying(&format!("cannot show {}", layer.at.display())))?;
+    }
+    wanted.hidden.iter().try_for_each(|folder| cover(&inside(folder)))?;
+    rustix::process::chdir(base)
+        .and_then(|()| rustix::process::pivot_root(".", "."))
+        .and_then(|()| unmount(".", UnmountFlags::DETACH))
+        .and_then(|()| rustix::process::chdir("/"))
+        .map_err(trying("cannot change the root"))
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), Failed> {
+    let failed = |error| (format!("cannot make {}", path.display()), error);
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    if mode == 0o755 {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
+}
+
+/// An overlay that is mounted nowhere yet.
+fn overlay(layer: &Layer) -> Result<OwnedFd, Failed> {
+    let doing = format!("cannot lay a layer over {}", layer.at.display());
+    let open = || -> rustix::io::Result<OwnedFd> {
+        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let lower: Vec<String> = layer.lower.iter().map(|path| escaped(path)).collect();
+        fsconfig_set_string(&fs, "lowerdir", lower.join(":"))?;
+        fsconfig_set_string(&fs, "upperdir", escaped(&layer.upper))?;
+        fsconfig_set_string(&fs, "workdir", escaped(&layer.work))?;
+        fsconfig_set_flag(&fs, "userxattr")?;
+        fsconfig_create(&fs)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    open().map_err(trying(&doing))
+}
+
+/// A path as the kernel's list of lower folders wants it.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:")
+}
+
+/// A folder of the machine, read only; a link as a link.
+fn system(real: &Path, at: &Path) -> Result<(), Failed> {
+    let doing = || format!("cannot show {}", real.display());
+    let Ok(meta) = std::fs::symlink_metadata(real) else { return Ok(()) };
+    if meta.is_symlink() {
+        let target = std::fs::read_link(real).map_err(trying(&doing()))?;
+        return symlink(target, at).map_err(trying(&doing()));
+    }
+    make_folder(at, 0o755)?;
+    let copy = copied(real).map_err(trying(&doing()))?;
+    let read_only = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    sys::set_mount(&copy, read_only).map_err(trying(&format!("cannot make {} read only", real.display())))?;
+    attach(&copy, at).map_err(trying(&doing()))
+}
+
+fn copied(real: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, real, flags)
+}
+
+fn attach(made: &OwnedFd, at: &Path) -> rustix::io::Result<()> {
+    move_mount(made, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+fn devices(at: &Path) -> Result<(), Failed> {
+    for name in DEVICES {
+        let doing = format!("cannot show /dev/{name}");
+        let place = at.join(name);
+        File::create(&place).map_err(trying(&doing))?;
+        let copy = copied(&Path::new("/dev").join(name)).map_err(trying(&doing))?;
+        attach(&copy, &place).map_err(trying(&doing))?;
+    }
+    for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        symlink(format!("/proc/self/fd{target}"), at.join(name)).map_err(trying("cannot link /dev/fd"))?;
+    }
+    Ok(())
+}
+
+/// Covers what of `/etc` only root may read.
+fn secrets(inside: &impl Fn(&Path) -> PathBuf) -> Result<(), Failed> {
+    let nothing = inside(Path::new("/run/.nothing"));
+    for secret in SECRETS {
+        let at = inside(Path::new(secret));
+        let Ok(stat) = rustix::fs::lstat(&at) else { continue };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => cover(&at)?,
+            FileType::RegularFile => {
+                File::create(&nothing).map_err(trying("cannot make an empty file"))?;
+                let copy = copied(&nothing).map_err(trying("cannot make an empty file"))?;
+                attach(&copy, &at).map_err(trying(&format!("cannot cover {secret}")))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

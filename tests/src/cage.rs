@@ -1,0 +1,155 @@
+//! Programs behind the launcher's walls, for tests that try to get out.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use launcher::{Launcher, Layer, Limits, Report, View, Wanted};
+
+/// A folder `world` under a layer, with things beside it that nobody may reach.
+pub struct Cage {
+    dir: tempfile::TempDir,
+    launcher: Launcher,
+    count: std::cell::Cell<u32>,
+}
+
+/// What came of a program.
+#[derive(Debug)]
+pub struct Came {
+    /// The keeper's word.
+    pub report: Report,
+    /// Output and error output.
+    pub text: String,
+    /// Where its writes went.
+    pub upper: PathBuf,
+}
+
+impl Came {
+    /// The exit code; a launch that failed is a panic.
+    pub fn code(&self) -> i32 {
+        match &self.report {
+            Report::Ended(ended) => ended.code,
+            Report::Setup { .. } => panic!("{self:?}"),
+        }
+    }
+
+    /// The calls that were refused.
+    pub fn tried(&self) -> Vec<&str> {
+        match &self.report {
+            Report::Ended(ended) => ended.tried.iter().map(|tried| tried.call.as_str()).collect(),
+            Report::Setup { .. } => panic!("{self:?}"),
+        }
+    }
+}
+
+impl Default for Cage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cage {
+    /// A new one.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["world", "state", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("world/file"), "first\n").unwrap();
+        std::fs::write(dir.path().join("state/key"), "SECRET\n").unwrap();
+        std::fs::write(dir.path().join("other/file"), "outside\n").unwrap();
+        Self { dir, launcher: Launcher::new(crate::program::backout()), count: std::cell::Cell::new(0) }
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A program over a layer on `world`.
+    pub fn wanted(&self, argv: &[&str]) -> (Wanted, PathBuf) {
+        self.count.set(self.count.get() + 1);
+        let at = self.path("state").join(self.count.get().to_string());
+        let each = ["upper", "work", "view"].map(|name| at.join(name));
+        for folder in &each {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        let [upper, work, scratch] = each;
+        let world = self.path("world");
+        let layer = Layer { at: world.clone(), lower: vec![world.clone()], upper: upper.clone(), work };
+        let wanted = Wanted {
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            cwd: world.clone(),
+            env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+            view: View::Layers(vec![layer]),
+            network: false,
+            writes: vec![world],
+            hidden: vec![self.path("state")],
+            scratch,
+            limits: Limits::default(),
+        };
+        (wanted, upper)
+    }
+
+    /// Runs it over a layer.
+    pub fn run(&self, argv: &[&str]) -> Came {
+        let (wanted, upper) = self.wanted(argv);
+        let (report, text) = self.start(&wanted);
+        Came { report, text, upper }
+    }
+
+    /// A shell line over a layer.
+    pub fn sh(&self, line: &str) -> Came {
+        self.run(&["sh", "-c", line])
+    }
+
+    /// Runs what is wanted to its end.
+    pub fn start(&self, wanted: &Wanted) -> (Report, String) {
+        let started = self.launcher.start(wanted, None).unwrap();
+        (await_report(&started), read_all(&started))
+    }
+
+    /// The launcher.
+    pub fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
+    /// Whether a file of the real world still has this content.
+    pub fn still(&self, name: &str, content: &str) -> bool {
+        std::fs::read_to_string(self.path(name)).is_ok_and(|text| text == content)
+    }
+}
+
+/// Waits for the report; a minute without one is a panic.
+pub fn await_report(started: &launcher::Started) -> Report {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let from = Instant::now();
+    while from.elapsed() < Duration::from_secs(60) {
+        let mut fds = [PollFd::from_borrowed_fd(started.control(), PollFlags::IN)];
+        if poll(&mut fds, Some(&Timespec { tv_sec: 1, tv_nsec: 0 })).is_ok_and(|count| count > 0) {
+            return started.report().unwrap();
+        }
+    }
+    panic!("no report within a minute");
+}
+
+fn read_all(started: &launcher::Started) -> String {
+    let mut out = Vec::new();
+    for fd in [&started.output, &started.errors] {
+        let mut buffer = [0u8; 4096];
+        while let Ok(count) = rustix::io::read(fd, &mut buffer) {
+            if count == 0 {
+                break;
+            }
+            out.extend_from_slice(&buffer[..count]);
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Names in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut out: Vec<String> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    out.sort();
+    out
+}
