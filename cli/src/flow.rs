@@ -211,7 +211,8 @@ pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Lo
     let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| broken(chain(&error)))?;
     let roots = assessed.roots.iter().map(std::path::PathBuf::from).collect();
     let protected = vec![home.dir().to_owned()];
-    let facts = Arc::new(Facts { environment: parsed.environment.clone(), roots, protected });
+    let facts =
+        Arc::new(Facts { environment: parsed.environment.clone(), roots, protected, contains: assessed.contains });
     let checks = parsed.checks.clone();
     let planned = planner::check(parsed, drivers, &facts).map_err(|findings| {
         Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN")

@@ -3,7 +3,9 @@
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
+use drivers::Confinement;
 use jiff::Timestamp;
 use journal::{Entry, Journal as _, LogSigner, LogVerifier, SqliteJournal};
 use kernel::DriverSet;
@@ -17,11 +19,13 @@ use crate::site::Site;
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     dir: PathBuf,
+    /// Made when the first command is looked at.
+    confinement: OnceLock<Arc<Confinement>>,
 }
 
 impl Home {
     pub(crate) fn at(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, confinement: OnceLock::new() }
     }
 
     /// The state folder that is given, or the nearest `.backout` from here upwards.
@@ -42,7 +46,7 @@ impl Home {
             }
         };
         let dir = dir.canonicalize().map_err(|_| missing())?;
-        if dir.join("trust-root.json").is_file() { Ok(Self { dir }) } else { Err(missing()) }
+        if dir.join("trust-root.json").is_file() { Ok(Self::at(dir)) } else { Err(missing()) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -55,7 +59,7 @@ impl Home {
 
     /// Makes the folders, readable by their owner alone.
     pub(crate) fn make_folders(&self) -> Result<(), Problem> {
-        for name in ["keys", "documents", "outputs", "snapshots", "stops"] {
+        for name in ["keys", "documents", "outputs", "snapshots", "stops", "layers"] {
             let path = self.dir.join(name);
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -80,7 +84,19 @@ impl Home {
     }
 
     pub(crate) fn drivers(&self) -> Result<DriverSet, Problem> {
-        Ok(drivers::all(&self.store()?))
+        Ok(drivers::all(&self.store()?, Some(self.confinement()?)))
+    }
+
+    /// Where commands are run so that they reach no further than they may.
+    pub(crate) fn confinement(&self) -> Result<Arc<Confinement>, Problem> {
+        // By its magic link: what runs is this program, whatever lies under its name by now.
+        Ok(self.confinement.get_or_init(|| Arc::new(Confinement::new("/proc/self/exe", self.path("layers")))).clone())
+    }
+
+    /// Whether this machine can contain the commands of a plan; without any nobody needs to know.
+    pub(crate) fn contains(&self, plan: &schemas::Plan) -> Result<bool, Problem> {
+        let asks = plan.steps.iter().any(|step| step.uses.starts_with("command."));
+        Ok(asks && self.confinement()?.ability().is_ok())
     }
 
     /// The trust root in force: signed by its own root role, and not older than the newest that the log has seen.

@@ -36,7 +36,7 @@ pub(crate) fn decide(
     let digest = read.digest;
     let (site, drivers) = (home.site()?, home.drivers()?);
     let engine = rules::in_force(home, records, trust)?;
-    let facts = Arc::new(site.facts(&read.plan.environment, home.dir())?);
+    let facts = Arc::new(site.facts(&read.plan.environment, home.dir(), home.contains(&read.plan)?)?);
     let planned = check(read.plan.clone(), &drivers, &facts)?;
     let assessed = assess(&planned, &drivers, digest, corrects);
     let assessment = assessed.map_err(|findings| {
@@ -205,12 +205,17 @@ pub(crate) fn step_facts<'a>(steps: &'a [StepSpec], assessed: &'a [StepAssessmen
         writes: &step.lowered.writes,
         reads: &step.lowered.reads,
         names: named_files(&step.lowered),
-        act: step.lowered.act.as_ref(),
+        act: step.lowered.act.as_ref().filter(|_| !is_told_whole(assessed)),
         command: step.lowered.argv.join(" "),
         has_checks: !step.verify.is_empty(),
         way: policy::way_back(&step.uses, &step.lowered.argv),
     };
     steps.iter().zip(assessed).map(facts).collect()
+}
+
+/// A program of which nobody knows what it does, and that was tried out where nothing but files could change: what it changed is all.
+fn is_told_whole(assessed: &StepAssessment) -> bool {
+    assessed.confidence == schemas::Confidence::Verified && assessed.way_back.entry.is_none()
 }
 
 /// Refuses what would exceed a limit: by everything that is on record, the runs in flight included.
@@ -367,7 +372,7 @@ pub(crate) fn resume(home: &Home, drivers: &DriverSet, records: &[Record], folde
 
 /// A root that is a link leads where it led.
 fn refuse_moved(home: &Home, site: &Site, loaded: &Loaded) -> Result<(), Problem> {
-    if loaded.facts.roots == site.facts(&loaded.facts.environment, home.dir())?.roots {
+    if loaded.facts.roots == site.facts(&loaded.facts.environment, home.dir(), loaded.facts.contains)?.roots {
         return Ok(());
     }
     Err(Problem::stale("a root of the environment leads elsewhere since the gate decided"))

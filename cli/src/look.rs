@@ -44,7 +44,7 @@ pub(crate) fn assess(
         return Err(findings);
     }
     let roots = planned.facts.roots.iter().map(|root| root.display().to_string()).collect();
-    Ok(Assessment { plan: digest, taken: Timestamp::now(), roots, steps })
+    Ok(Assessment { plan: digest, taken: Timestamp::now(), roots, contains: planned.facts.contains, steps })
 }
 
 /// What runs beside a step to look, in words for whoever approves it.

@@ -157,14 +157,14 @@ impl Site {
     }
 
     /// Facts for lowering: roots with their symlinks resolved once, here.
-    pub(crate) fn facts(&self, name: &str, own: &Path) -> Result<Facts, Problem> {
+    pub(crate) fn facts(&self, name: &str, own: &Path, contains: bool) -> Result<Facts, Problem> {
         let environment = self.environment(name)?;
         let resolve = |root: &PathBuf| {
             root.canonicalize()
                 .map_err(|error| Problem::failure(&format!("root {} of environment {name}", root.display()), &error))
         };
         let roots = environment.roots.iter().map(resolve).collect::<Result<_, _>>()?;
-        Ok(Facts { environment: name.to_owned(), roots, protected: vec![own.to_owned()] })
+        Ok(Facts { environment: name.to_owned(), roots, protected: vec![own.to_owned()], contains })
     }
 
     /// Facts for the gate. `own` is what backout itself lives on.

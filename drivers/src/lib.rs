@@ -15,13 +15,15 @@ mod sqlite;
 
 use std::sync::Arc;
 
+pub use command::Confinement;
+
 use kernel::{Driver, DriverSet};
 use snapshots::Store;
 
-/// Every kind, over one snapshot store.
-pub fn all(store: &Store) -> DriverSet {
+/// Every kind, over one snapshot store. Without a confinement commands run as they are, and none is contained.
+pub fn all(store: &Store, confinement: Option<Arc<Confinement>>) -> DriverSet {
     let drivers: Vec<Arc<dyn Driver>> = vec![
-        Arc::new(command::Command::new(store.clone())),
+        Arc::new(command::Command::new(store.clone(), confinement)),
         Arc::new(file::File::new(store.clone())),
         Arc::new(git::Git::new(store.clone())),
         Arc::new(sqlite::Sqlite::new(store.clone())),

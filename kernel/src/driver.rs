@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use schemas::{
     Act, Change, Check, Class, Digest, Expectation, Finding, PlanStep, Resource, StepAssessment, UndoCommand, WayBack,
@@ -29,6 +29,8 @@ pub struct Facts {
     pub roots: Vec<PathBuf>,
     /// What backout itself lives on: no command is given a name in here. Absolute, canonical.
     pub protected: Vec<PathBuf>,
+    /// Whether this machine can run a command so that nothing of the world changes but what is committed afterwards.
+    pub contains: bool,
 }
 
 /// A command that runs beside the step itself, to look: a check, a capture, `present`.
@@ -225,6 +227,8 @@ pub struct Output {
     pub cut: bool,
     /// A sentence for people.
     pub message: String,
+    /// What a program tried although it may not.
+    pub tried: Vec<String>,
 }
 
 /// Why a driver could not do what it was asked. INVARIANT: never a statement about the world, which only `observe` makes.
@@ -317,16 +321,43 @@ fn list(conflicts: &[Conflict]) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<Wish>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Wish {
     end: AtomicBool,
     at_once: AtomicBool,
+    bells: Mutex<Vec<Weak<Bell>>>,
+}
+
+/// What is called when somebody asks to end.
+pub type Bell = dyn Fn() + Send + Sync;
+
+impl std::fmt::Debug for Wish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wish").field("end", &self.end).field("at_once", &self.at_once).finish_non_exhaustive()
+    }
 }
 
 impl Cancel {
     /// Asks everything that holds this flag to end.
     pub fn cancel(&self) {
         self.0.end.store(true, Ordering::SeqCst);
+        let bells: Vec<_> = self.bells().iter().filter_map(Weak::upgrade).collect();
+        bells.iter().for_each(|bell| bell());
+    }
+
+    /// Has `bell` called when somebody asks to end, as long as the caller keeps it; at once where somebody has.
+    pub fn ring(&self, bell: &Arc<Bell>) {
+        let mut bells = self.bells();
+        bells.retain(|known| known.strong_count() > 0);
+        bells.push(Arc::downgrade(bell));
+        drop(bells);
+        if self.is_cancelled() {
+            bell();
+        }
+    }
+
+    fn bells(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Bell>>> {
+        self.0.bells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends everything that holds this flag, without asking.

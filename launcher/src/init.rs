@@ -34,7 +34,7 @@ const MOST_TRIED: usize = 50;
 pub(crate) fn run(wanted: &Wanted, streams: Streams, mut orders: File, mut saying: File) -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let report = match one_byte(&mut orders) {
-        Some(READY) => Some(match start(wanted, streams) {
+        Some(READY) => Some(match wall::limit_processes(&wanted.limits).and_then(|()| start(wanted, streams)) {
             Ok(Start::Running(program)) => Report::Ended(program.attend(orders, Reach::Namespace)),
             Ok(Start::Failed(report)) => report,
             Err((doing, error)) => Report::setup(doing, &error),
@@ -93,7 +93,8 @@ pub(crate) fn start(wanted: &Wanted, streams: Streams) -> Result<Start, Failed> 
                     program.listener = Some(fd);
                     continue;
                 }
-                let unclear = |_| Report::setup("cannot start the program", &std::io::Error::other("it did not say why"));
+                let unclear =
+                    |_| Report::setup("cannot start the program", &std::io::Error::other("it did not say why"));
                 let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
                 return Ok(Start::Failed(serde_json::from_slice(&words).unwrap_or_else(unclear)));
             }

@@ -209,4 +209,3 @@ pub(crate) fn one_byte(from: &mut File) -> Option<u8> {
         }
     }
 }
-

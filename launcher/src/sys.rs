@@ -75,8 +75,7 @@ pub(crate) fn install(filter: &[sock_filter], listen: bool) -> io::Result<Option
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
     let flags = if listen { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
     // SAFETY: the kernel copies the program, which is as long as is said; `sock_filter` is the kernel's structure.
-    let done =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     match done {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: with the flag, the kernel returns a descriptor that nobody else has.

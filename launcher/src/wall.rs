@@ -10,7 +10,9 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetStatus, Scope, path_beneath_rules,
 };
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
@@ -39,6 +41,26 @@ pub(crate) fn limit(limits: &Limits) -> Result<(), Failed> {
             .map_err(trying("cannot limit what the program may use"))?;
     }
     Ok(())
+}
+
+/// Fewest numbers of processes that the kernel takes for a namespace.
+const FEWEST: u64 = 301;
+
+/// Lets no more processes than that be in the pid namespace of this process: `RLIMIT_NPROC` does not count those of root. A
+/// namespace has a limit of its own since Linux 6.14; before, the number would be that of the machine and is left alone.
+pub(crate) fn limit_processes(limits: &Limits) -> Result<(), Failed> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (6, 14) {
+        return Ok(());
+    }
+    let failed = || trying::<Errno>("cannot limit the number of processes");
+    let fs = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed())?;
+    fsconfig_create(&fs).map_err(failed())?;
+    let proc = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(failed())?;
+    let file = openat(&proc, "sys/kernel/pid_max", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed())?;
+    let most = limits.processes.max(FEWEST).to_string();
+    rustix::io::write(&file, most.as_bytes()).map(drop).map_err(failed())
 }
 
 /// Gives up every right of an administrator; root keeps those over files and ids that any program of root reckons with.
@@ -70,7 +92,8 @@ pub(crate) fn drop_rights() -> Result<(), Failed> {
 
 /// Lets the program write beneath `writes` and its temporary folders, read everything that it sees, and nothing else.
 pub(crate) fn files(wanted: &Wanted) -> Result<(), Failed> {
-    let failed = |error: landlock::RulesetError| ("cannot build the wall around files".to_owned(), std::io::Error::other(error));
+    let failed =
+        |error: landlock::RulesetError| ("cannot build the wall around files".to_owned(), std::io::Error::other(error));
     let abi = ABI::V7;
     let net = AccessNet::BindTcp | AccessNet::ConnectTcp;
     let mut rules = Ruleset::default()
@@ -170,7 +193,8 @@ const REFUSED: &[Refused] = &[
 ];
 
 /// Calls that programs try and do without: they are told that the kernel has none.
-const UNKNOWN: [i64; 4] = [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+const UNKNOWN: [i64; 4] =
+    [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
 /// Flags of `clone` that make namespaces.
 const NEW_NAMESPACES: [libc::c_int; 7] = [
@@ -188,13 +212,16 @@ const LOCAL: [libc::c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
 /// Puts both filters on; what the second one refers comes to the listener.
 pub(crate) fn calls(network: bool) -> Result<Option<OwnedFd>, Failed> {
-    let failed = |error: seccompiler::Error| ("cannot build the wall around calls".to_owned(), std::io::Error::other(error));
+    let failed =
+        |error: seccompiler::Error| ("cannot build the wall around calls".to_owned(), std::io::Error::other(error));
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(error.into()))?;
     let build = |rules: BTreeMap<i64, Vec<SeccompRule>>, action: SeccompAction| -> Result<BpfProgram, Failed> {
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).map_err(|error| failed(error.into()))?;
+        let filter =
+            SeccompFilter::new(rules, SeccompAction::Allow, action, arch).map_err(|error| failed(error.into()))?;
         BpfProgram::try_from(filter).map_err(|error| failed(error.into()))
     };
-    let unknown = build(UNKNOWN.iter().map(|call| (*call, Vec::new())).collect(), SeccompAction::Errno(libc::ENOSYS as u32))?;
+    let unknown =
+        build(UNKNOWN.iter().map(|call| (*call, Vec::new())).collect(), SeccompAction::Errno(libc::ENOSYS as u32))?;
     let put = trying::<std::io::Error>("cannot put up the wall around calls");
     crate::sys::install(&without_x32(unknown), false).map_err(put)?;
     let referred = build(told(network).map_err(|error| failed(error.into()))?, SeccompAction::Trace(MARK))?;

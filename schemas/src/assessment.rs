@@ -23,6 +23,9 @@ pub struct Assessment {
     pub taken: Timestamp,
     /// The roots of the environment, as their symlinks led then: the run and its undo act beneath these and no others.
     pub roots: Vec<String>,
+    /// Whether the machine could run commands so that nothing changes but what is committed afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contains: bool,
     /// One entry per step, in the order of the plan.
     pub steps: Vec<StepAssessment>,
 }

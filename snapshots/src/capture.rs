@@ -1,13 +1,13 @@
 //! Reading a tree: into a store, or only to look.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, Stat};
 
 use crate::beneath::Root;
-use crate::entry::{Content, Node, Tree, path_order};
+use crate::entry::{Content, Entry, Node, Tree, path_order};
 use crate::error::SnapshotError;
 use crate::pack::{Hash, PackWriter, Place};
 use crate::walk::{Found, Walk};
@@ -28,6 +28,44 @@ pub fn scan(root: &Root, paths: &[PathBuf], known: Option<&Tree>) -> Result<Tree
     read_tree(root, paths, known, &places, &mut readings).map(|(tree, _)| tree)
 }
 
+/// Looks at the names themselves and not into folders.
+pub(crate) fn glance(root: &Root, paths: &[PathBuf]) -> Result<Tree, SnapshotError> {
+    let empty = Tree::default();
+    let (walk, mut reading) = (Walk::new(root, &empty, &[]), Reading::looking());
+    let mut sorted: Vec<&PathBuf> = paths.iter().collect();
+    sorted.sort_by(|a, b| path_order(a, b));
+    let (mut entries, mut folders) = (Vec::with_capacity(sorted.len()), HashSet::from([PathBuf::new()]));
+    for path in sorted {
+        // What is in something that is no folder is not there, whatever that something leads to.
+        let is_in_none =
+            path.parent().is_some_and(|parent| sorted_before(&entries, parent) && !folders.contains(parent));
+        if is_in_none {
+            entries.push(crate::walk::absent(path));
+            continue;
+        }
+        for (entry, _) in walk.start(std::slice::from_ref(path), &mut reading)? {
+            if entry.node == Node::Folder {
+                folders.insert(entry.path.clone());
+            }
+            entries.push(entry);
+        }
+    }
+    Ok(Tree { entries })
+}
+
+/// Whether `path` is one of the entries so far.
+fn sorted_before(entries: &[Entry], path: &Path) -> bool {
+    entries.binary_search_by(|entry| path_order(&entry.path, path)).is_ok()
+}
+
+/// Reads the upper folder of an overlay, whole.
+pub(crate) fn scan_upper(upper: &Root) -> Result<Tree, SnapshotError> {
+    let empty = Tree::default();
+    let walk = Walk::over_layer(upper, &empty);
+    let mut readings = [Reading::looking(), Reading::looking()];
+    walk_all(upper, &walk, &[PathBuf::new()], &mut readings).map(|(tree, _)| tree)
+}
+
 /// Reads `paths` with one thread for each of `readings`.
 pub(crate) fn read_tree(
     root: &Root,
@@ -36,10 +74,18 @@ pub(crate) fn read_tree(
     known_places: &[Option<Place>],
     readings: &mut [Reading<'_>],
 ) -> Result<(Tree, Vec<Option<Place>>), SnapshotError> {
-    let paths = outermost(paths);
     let walk = Walk::new(root, known, known_places);
+    walk_all(root, &walk, &outermost(paths), readings)
+}
+
+fn walk_all(
+    root: &Root,
+    walk: &Walk<'_>,
+    paths: &[PathBuf],
+    readings: &mut [Reading<'_>],
+) -> Result<(Tree, Vec<Option<Place>>), SnapshotError> {
     let Some((first, others)) = readings.split_first_mut() else { return Ok((Tree::default(), Vec::new())) };
-    let mut found = walk.start(&paths, first)?;
+    let mut found = walk.start(paths, first)?;
     let folders = found.iter().any(|(entry, _)| entry.node == Node::Folder);
     if folders {
         let parts: Vec<Result<Found, SnapshotError>> = std::thread::scope(|scope| {

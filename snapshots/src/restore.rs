@@ -163,14 +163,8 @@ impl Work<'_> {
         let (folder, name) = self.root.parent_of(&entry.path)?;
         let temporary = temporary_name(self.tag);
         rustix::fs::symlinkat(target, &folder, &*temporary).map_err(SnapshotError::io("cannot create", &shown))?;
-        set_owner_at(&folder, &temporary, &entry.meta).map_err(SnapshotError::io("cannot own", &shown))?;
-        let through = PathBuf::from(format!("/proc/self/fd/{}", raw(&folder))).join(&temporary);
-        for (name, value) in &entry.meta.xattrs {
-            rustix::fs::lsetxattr(&through, name.as_slice(), value, XattrFlags::empty())
-                .map_err(SnapshotError::io("cannot set attributes of", &shown))?;
-        }
-        rustix::fs::utimensat(&folder, &*temporary, &times(&entry.meta), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(SnapshotError::io("cannot set times of", &shown))?;
+        set_link_meta(&folder, &temporary, &entry.meta)
+            .map_err(SnapshotError::io("cannot set owner, attributes or times of", &shown))?;
         rustix::fs::renameat(&folder, &*temporary, &folder, name).map_err(SnapshotError::io("cannot rename", &shown))
     }
 
@@ -330,7 +324,7 @@ fn raw(fd: &OwnedFd) -> i32 {
     std::os::fd::AsRawFd::as_raw_fd(fd)
 }
 
-fn times(meta: &EntryMeta) -> Timestamps {
+pub(crate) fn times(meta: &EntryMeta) -> Timestamps {
     let mtime = Timespec { tv_sec: meta.mtime_s, tv_nsec: i64::from(meta.mtime_ns) };
     Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT }, last_modification: mtime }
 }
@@ -344,8 +338,18 @@ fn set_owner_at(folder: &OwnedFd, name: &str, meta: &EntryMeta) -> rustix::io::R
     rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// Owner, attributes and times of a symlink; it has no mode.
+pub(crate) fn set_link_meta(folder: &OwnedFd, name: &str, meta: &EntryMeta) -> rustix::io::Result<()> {
+    set_owner_at(folder, name, meta)?;
+    let through = PathBuf::from(format!("/proc/self/fd/{}", raw(folder))).join(name);
+    for (name, value) in &meta.xattrs {
+        rustix::fs::lsetxattr(&through, name.as_slice(), value, XattrFlags::empty())?;
+    }
+    rustix::fs::utimensat(folder, name, &times(meta), AtFlags::SYMLINK_NOFOLLOW)
+}
+
 /// Owner first (it clears setuid), then attributes, then mode, then times.
-fn set_meta(fd: &OwnedFd, meta: &EntryMeta, shown: &Path) -> Result<(), SnapshotError> {
+pub(crate) fn set_meta(fd: &OwnedFd, meta: &EntryMeta, shown: &Path) -> Result<(), SnapshotError> {
     let stat = rustix::fs::fstat(fd).map_err(SnapshotError::io("cannot stat", shown))?;
     if (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) {
         let (uid, gid) = (rustix::fs::Uid::from_raw(meta.uid), rustix::fs::Gid::from_raw(meta.gid));

@@ -36,6 +36,8 @@ pub(crate) struct Walk<'a> {
     open: AtomicUsize,
     failed: AtomicBool,
     started_ns: i64,
+    /// Whether this is the upper folder of an overlay, where a device of number 0 is a name that was deleted.
+    layer: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -49,7 +51,13 @@ impl<'a> Walk<'a> {
             open: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             started_ns: now.tv_sec * 1_000_000_000 + now.tv_nsec,
+            layer: false,
         }
+    }
+
+    /// A walk over the upper folder of an overlay.
+    pub(crate) fn over_layer(root: &'a Root, known: &'a Tree) -> Self {
+        Self { layer: true, ..Self::new(root, known, &[]) }
     }
 
     /// Visits the scope paths themselves and queues the folders among them.
@@ -170,6 +178,10 @@ impl<'a> Walk<'a> {
                 let meta = EntryMeta { xattrs, ..plain_meta(&stat) };
                 (Node::Symlink(OsString::from_vec(target.into_bytes())), meta, None)
             }
+            FileType::CharacterDevice if self.layer && stat.st_rdev == 0 => {
+                found.push((absent(path), None));
+                return Ok(());
+            }
             other => return Err(SnapshotError::Unsupported { path: shown, what: word(other) }),
         };
         found.push((Entry { path: path.to_owned(), node, meta, stamp }, place));
@@ -223,7 +235,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn absent(path: &Path) -> Entry {
+pub(crate) fn absent(path: &Path) -> Entry {
     Entry { path: path.to_owned(), node: Node::Absent, meta: EntryMeta::default(), stamp: Stamp::default() }
 }
 

@@ -10,7 +10,11 @@ pub struct Cage {
     dir: tempfile::TempDir,
     launcher: Launcher,
     count: std::cell::Cell<u32>,
+    user: Option<u32>,
 }
+
+/// An ordinary user; no account needs to have the number.
+const USER: u32 = 54_321;
 
 /// What came of a program.
 #[derive(Debug)]
@@ -57,7 +61,37 @@ impl Cage {
         std::fs::write(dir.path().join("world/file"), "first\n").unwrap();
         std::fs::write(dir.path().join("state/key"), "SECRET\n").unwrap();
         std::fs::write(dir.path().join("other/file"), "outside\n").unwrap();
-        Self { dir, launcher: Launcher::new(crate::program::backout()), count: std::cell::Cell::new(0) }
+        Self { dir, launcher: Launcher::new(crate::program::backout()), count: std::cell::Cell::new(0), user: None }
+    }
+
+    /// One of an ordinary user, where the tests run as root and can become one.
+    pub fn of_user() -> Option<Self> {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let mut cage = Self::new();
+        let program = cage.path("as-user");
+        // The program itself may lie where only root may go.
+        std::fs::copy(crate::program::backout(), cage.path("backout")).unwrap();
+        let line = format!(
+            "#!/bin/sh\nexec setpriv --reuid={USER} --regid={USER} --clear-groups {} \"$@\"\n",
+            cage.path("backout").display()
+        );
+        std::fs::write(&program, line).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        cage.user = Some(USER);
+        cage.give();
+        cage.launcher = Launcher::new(program);
+        Some(cage)
+    }
+
+    /// Gives everything in the folder to the user.
+    fn give(&self) {
+        let Some(user) = self.user else { return };
+        let owner = format!("{user}:{user}");
+        let done = std::process::Command::new("chown").arg("-R").arg(owner).arg(self.dir.path()).status();
+        assert!(done.unwrap().success());
     }
 
     /// A path in the folder.
@@ -74,7 +108,9 @@ impl Cage {
             std::fs::create_dir_all(folder).unwrap();
         }
         let [upper, work, scratch] = each;
+        self.give();
         let world = self.path("world");
+        snapshots::Layer::begin(&upper, &snapshots::Root::open(&world).unwrap()).unwrap();
         let layer = Layer { at: world.clone(), lower: vec![world.clone()], upper: upper.clone(), work };
         let wanted = Wanted {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),

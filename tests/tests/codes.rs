@@ -15,7 +15,7 @@ fn write(id: &str, path: &str) -> Value {
 }
 
 fn command(argv: Value) -> Value {
-    json!({"id": "c", "uses": "command.run", "with": {"argv": argv}})
+    json!({"id": "c", "uses": "command.run", "with": {"argv": argv, "contain": "none"}})
 }
 
 /// The codes that an answer names.
@@ -168,7 +168,7 @@ fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
     note("usage", &bench.run(&["show", "nothing"]));
     note("signature", &bench.run(&["plan", "sign", "checked.json", "--as", "nobody"]));
     std::fs::write(bench.path("world/n"), "3\n").unwrap();
-    let step = json!({"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > n"], "present": ["grep", "-q", "9", "n"]},
+    let step = json!({"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > n"], "writes": ["n"], "present": ["grep", "-q", "9", "n"]},
         "undo": {"argv": ["sh", "-c", "echo 3 > n"]}});
     let file = bench.sign("asks", &plan(json!([step])));
     let manifest = bench.run(&["gate", file.to_str().unwrap()]).value["manifest"].as_str().unwrap().to_owned();

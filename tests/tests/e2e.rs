@@ -68,14 +68,19 @@ fn code_4_is_rolled_back_and_5_is_refused() {
     assert_eq!((failed.code, failed.value["end"].as_str()), (4, Some("rolled_back")));
     assert!(!bench.path("world/x").exists());
     let own = bench.path("state/journal.db");
-    let refused =
-        bench.sign("b", &plan("b", json!([{"id": "c", "uses": "command.run", "with": {"argv": ["unknown-program"]}}])));
+    let refused = bench.sign(
+        "b",
+        &plan(
+            "b",
+            json!([{"id": "c", "uses": "command.run", "with": {"argv": ["unknown-program"], "contain": "none"}}]),
+        ),
+    );
     assert_eq!(bench.run(&["gate", refused.to_str().unwrap()]).code, 5);
     assert!(own.exists());
 }
 
 fn approved_plan() -> Value {
-    let step = json!({"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > n"], "present": ["grep", "-q", "9", "n"]},
+    let step = json!({"id": "set", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo 9 > n"], "writes": ["n"], "present": ["grep", "-q", "9", "n"]},
         "undo": {"argv": ["sh", "-c", "echo 3 > n"]}});
     plan("a", json!([step]))
 }

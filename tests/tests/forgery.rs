@@ -334,7 +334,7 @@ fn two_keys_of_one_person_are_one_person() {
         .bench
         .site(&format!("[environments.prod]\nroots = [{root:?}]\nproduction = true\nallow_irreversible = true\n"));
     let plan = json!({"session": "two", "agent": "bot", "environment": "prod", "intent": "run",
-        "steps": [{"id": "c", "uses": "command.run", "with": {"argv": ["sh", "-c", "true"]}}]});
+        "steps": [{"id": "c", "uses": "command.run", "with": {"argv": ["sh", "-c", "true"], "contain": "none"}}]});
     let file = forge.bench.sign_as("two", &plan, "bot");
     let gate = forge.bench.run(&["gate", file.to_str().unwrap()]);
     assert_eq!((gate.code, &gate.value["people"]), (6, &json!(2)), "{gate:?}");

@@ -23,7 +23,7 @@ fn gate(bench: &Bench, session: &str, steps: Value) -> Ran {
 }
 
 fn command(argv: &[&str], cwd: &str, writes: &[&str]) -> Value {
-    let mut with = json!({"argv": argv, "writes": writes});
+    let mut with = json!({"argv": argv, "writes": writes, "contain": "none"});
     if !cwd.is_empty() {
         with["cwd"] = json!(cwd);
     }

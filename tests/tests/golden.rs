@@ -69,13 +69,16 @@ fn the_way_of_a_plan_reads_as_it_did() {
 fn refusals_read_as_they_did() {
     let bench = Bench::new();
     let steps = json!([
-        {"id": "a", "uses": "command.run", "with": {"argv": ["deploy", "--now"]}},
+        {"id": "a", "uses": "command.run", "with": {"argv": ["deploy", "--now"], "contain": "none"}},
         {"id": "b", "uses": "file.delete", "with": {"paths": ["missing"]}, "needs": ["a"]}
     ]);
     let pivot = bench.sign("pivot", &plan("pivot", steps));
     let unknown = bench.sign(
         "unknown",
-        &plan("unknown", json!([{"id": "a", "uses": "command.run", "with": {"argv": ["deploy", "--now"]}}])),
+        &plan(
+            "unknown",
+            json!([{"id": "a", "uses": "command.run", "with": {"argv": ["deploy", "--now"], "contain": "none"}}]),
+        ),
     );
     let mut told = String::new();
     for file in [&pivot, &unknown] {

@@ -57,7 +57,8 @@ fn with_rule(bench: &Bench, file: &str, text: &str, case: &Value) -> Ran {
 #[test]
 fn an_approver_sees_what_is_final_and_the_rest_in_a_line() {
     let bench = daring();
-    let mut steps = vec![json!({"id": "final", "uses": "command.run", "with": {"argv": ["unknown-program"]},
+    let mut steps =
+        vec![json!({"id": "final", "uses": "command.run", "with": {"argv": ["unknown-program"], "contain": "none"},
         "needs": ["w0", "w1", "w2", "w3", "w4", "w5", "w6"]})];
     steps.extend((0..7).map(|ix| write(&format!("w{ix}"), &format!("f{ix}"))));
     let manifest = name_of(&gate(&bench, "shown", &plan("shown", json!(steps))));
@@ -75,7 +76,8 @@ fn an_approver_sees_what_is_final_and_the_rest_in_a_line() {
 #[test]
 fn the_rules_say_how_long_a_word_is_good() {
     let bench = daring();
-    let irreversible = json!([{"id": "final", "uses": "command.run", "with": {"argv": ["unknown-program"]}}]);
+    let irreversible =
+        json!([{"id": "final", "uses": "command.run", "with": {"argv": ["unknown-program"], "contain": "none"}}]);
     let severe = name_of(&gate(&bench, "severe", &plan("severe", irreversible)));
     let mild = name_of(&gate(&bench, "mild", &plan("mild", json!([touched("t", "n")]))));
     for (manifest, minutes) in [(&severe, 15), (&mild, 30)] {
@@ -148,7 +150,7 @@ fn a_plan_that_follows_another_shows_only_what_is_new() {
 fn what_cannot_be_undone_is_shown_whole_each_time_and_nothing_counts_as_reviewed_that_nobody_saw() {
     let bench = daring();
     let argv = json!(["mystery", "--wipe", "--everything"]);
-    let danger = json!([{"id": "danger", "uses": "command.run", "with": {"argv": argv}}]);
+    let danger = json!([{"id": "danger", "uses": "command.run", "with": {"argv": argv, "contain": "none"}}]);
     let manifest = name_of(&gate(&bench, "first", &plan("first", danger.clone())));
     let digest_of = |name: &str| json!(schemas::Digest::of(&std::fs::read(bench.path(name)).unwrap()));
     let mut second = plan("second", danger);
@@ -173,8 +175,11 @@ fn what_cannot_be_undone_is_shown_whole_each_time_and_nothing_counts_as_reviewed
 #[test]
 fn a_refused_plan_can_be_followed_explained_and_simulated() {
     let bench = Bench::new();
-    let refused =
-        gate(&bench, "r", &plan("r", json!([{"id": "c", "uses": "command.run", "with": {"argv": ["unknown"]}}])));
+    let refused = gate(
+        &bench,
+        "r",
+        &plan("r", json!([{"id": "c", "uses": "command.run", "with": {"argv": ["unknown"], "contain": "none"}}])),
+    );
     assert_eq!(refused.code, 5);
     let simulated = bench.run(&["policy", "simulate", bench.path("state/policy").to_str().unwrap()]);
     assert_eq!((simulated.value["decisions"].as_u64(), &simulated.value["different"]), (Some(2), &json!([])));

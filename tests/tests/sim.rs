@@ -57,7 +57,12 @@ fn loaded(random: &mut Random) -> Loaded {
     let count = 1 + random.pick(10) as usize;
     let needs: Vec<Vec<StepIx>> =
         (0..count).map(|ix| (0..ix).filter(|_| random.chance(30)).map(|need| StepIx(need as u32)).collect()).collect();
-    let facts = Arc::new(Facts { environment: "sim".to_owned(), roots: vec!["/sim".into()], protected: Vec::new() });
+    let facts = Arc::new(Facts {
+        environment: "sim".to_owned(),
+        roots: vec!["/sim".into()],
+        protected: Vec::new(),
+        contains: false,
+    });
     let step = |ix: usize| StepSpec {
         ix: StepIx(ix as u32),
         id: format!("s{ix}"),

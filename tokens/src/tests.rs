@@ -35,7 +35,7 @@ fn step() -> StepSpec {
             side: Vec::new(),
         },
         pinned: Vec::new(),
-        facts: Arc::new(Facts { environment: "test".to_owned(), roots, protected: Vec::new() }),
+        facts: Arc::new(Facts { environment: "test".to_owned(), roots, protected: Vec::new(), contains: false }),
     }
 }
 

@@ -100,7 +100,7 @@ fn ready(path: &Path, home: &Home) -> Result<Ready, Problem> {
     let bytes = read_input(path, Limits::ENVELOPE_BYTES)?;
     let trust = if planner::is_envelope(&bytes) { Some(home.trust()?) } else { None };
     let read = flow::read_plan(&bytes, trust.as_ref().map(|trust| trust.document()))?;
-    let facts = Arc::new(home.site()?.facts(&read.plan.environment, home.dir())?);
+    let facts = Arc::new(home.site()?.facts(&read.plan.environment, home.dir(), home.contains(&read.plan)?)?);
     let planned = flow::check(read.plan, &home.drivers()?, &facts)?;
     Ok(Ready { planned, digest: read.digest, signer: read.signer })
 }
@@ -164,7 +164,7 @@ fn sign(path: &Path, name: &str, to: Option<&Path>, home: &Home, output: &Output
     // A signature vouches for the bytes; whether they are any good here is told, for the agent may be elsewhere.
     let doubt = home
         .site()
-        .and_then(|site| site.facts(&plan.environment, home.dir()))
+        .and_then(|site| site.facts(&plan.environment, home.dir(), home.contains(&plan)?))
         .and_then(|facts| flow::check(plan, &home.drivers()?, &Arc::new(facts)).map(|_| ()));
     if let Err(problem) = doubt {
         let found: Vec<&str> = problem.findings.iter().map(|finding| finding.detail.as_str()).collect();

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &SchemaArgs, output: &Output) -> Result<ExitCode, Proble
     // No kind looks at its store before it acts.
     let folder = tempfile::tempdir().map_err(|error| Problem::failure("cannot make a temporary folder", &error))?;
     let store = snapshots::Store::open(folder.path()).map_err(|error| Problem::snapshot(&error))?;
-    let drivers = drivers::all(&store);
+    let drivers = drivers::all(&store, None);
     let checks = drivers.iter().flat_map(|driver| {
         driver.checks().iter().map(|check| format!("{}.{check}", driver.name())).collect::<Vec<_>>()
     });

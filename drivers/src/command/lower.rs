@@ -7,7 +7,7 @@ use kernel::{Facts, Lowered, parameters};
 use library::{Capture, Restore};
 use schemas::{Act, Class, Code, Effectiveness, Finding, PlanStep, UndoCommand, WayBack};
 
-use super::params::Run;
+use super::params::{Commit, Contain, Run};
 use super::words::{self, known};
 use crate::paths::{Place, place, place_or_finding};
 
@@ -29,7 +29,7 @@ pub(super) struct Way {
 }
 
 /// The way back of a command: from the plan if it declares one, else from the library.
-pub(super) fn way(params: &Run, undo: Option<&UndoCommand>) -> Way {
+pub(super) fn way(params: &Run, undo: Option<&UndoCommand>, facts: &Facts) -> Way {
     let found = known(params);
     if let Some(undo) = undo {
         let of_plan = |capture: &schemas::Capture| Capture {
@@ -45,7 +45,10 @@ pub(super) fn way(params: &Run, undo: Option<&UndoCommand>) -> Way {
             ..Way::default()
         };
     }
-    let Some(found) = found else { return Way { present: params.present.clone(), ..Way::default() } };
+    let Some(found) = found else {
+        let files_only = can_be_tried(params, false, facts);
+        return Way { present: params.present.clone(), files_only, ..Way::default() };
+    };
     // The plan's own `present` says what to look at; what the library takes back does not depend on it.
     let own = if params.present.is_empty() { &found.entry.present } else { &params.present };
     Way {
@@ -56,6 +59,24 @@ pub(super) fn way(params: &Run, undo: Option<&UndoCommand>) -> Way {
         files_only: found.entry.restore != Restore::None,
         bindings: found.bindings,
     }
+}
+
+/// Whether the command runs over a layer. Only what declares nothing else, and is not known to act on services.
+pub(super) fn is_contained(params: &Run, has_undo: bool, facts: &Facts) -> bool {
+    facts.contains
+        && match params.contain {
+            Some(Contain::Overlay) => true,
+            Some(Contain::None) => false,
+            None => {
+                let acts_on_files = known(params).is_none_or(|found| found.entry.restore == Restore::Snapshot);
+                acts_on_files && !has_undo && params.network != Some(true)
+            }
+        }
+}
+
+/// Whether nothing but files can change, so that it can be tried out before anybody approves it.
+pub(super) fn can_be_tried(params: &Run, has_undo: bool, facts: &Facts) -> bool {
+    is_contained(params, has_undo, facts) && params.network != Some(true)
 }
 
 pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered, Vec<Finding>> {
@@ -81,6 +102,12 @@ pub(super) fn lower(step: &PlanStep, ix: usize, facts: &Facts) -> Result<Lowered
             Code::STEP_PARAMETERS,
             format!("{name:?} cannot be set: it is malformed or changes how programs are loaded"),
         ));
+    }
+    if params.commit == Some(Commit::Approved)
+        && (params.contain == Some(Contain::None) || params.network == Some(true))
+    {
+        let text = "only a step that is contained and has no network can be committed as it was assessed".to_owned();
+        findings.push(bad(step, ix, "/commit", Code::STEP_PARAMETERS, text));
     }
     let mut places = |paths: &[String], field: &str| -> Vec<Place> {
         let each = paths.iter().enumerate();
@@ -175,7 +202,14 @@ fn class_of(
         let how = format!("runs {}", undo.argv.join(" "));
         return Ok((Class::PartiallyReversible, WayBack { effectiveness: Effectiveness::Partial, how, entry: None }));
     }
-    let Some(found) = known(params) else { return Ok((Class::Irreversible, nothing())) };
+    let Some(found) = known(params) else {
+        if !can_be_tried(params, false, facts) {
+            return Ok((Class::Irreversible, nothing()));
+        }
+        let how = "what it changed is put back from its snapshot".to_owned();
+        let way_back = WayBack { effectiveness: Effectiveness::Full, how, entry: None };
+        return Ok((Class::ReversibleWithBackup, way_back));
+    };
     let entry = found.entry;
     words::lexical(&found, &params.argv, cwd, facts)?;
     if entry.restore == Restore::Snapshot {

@@ -3,16 +3,22 @@
 //! What a program changes beyond its declared files is seen only through `capture` and `present`; what neither shows is
 //! `Unclear`, never `Absent`.
 
+mod beside;
+mod confine;
+mod contained;
+mod inventory;
 mod lower;
 mod params;
 pub(crate) mod process;
 mod terraform;
 #[cfg(test)]
 mod tests;
+mod walled;
 mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kernel::{
     AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Scope,
@@ -23,21 +29,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use snapshots::{Entry, Root, SnapshotRef, Store, Tree, restore, scan};
 
-use self::lower::Way;
+use self::beside::{Beside, SIDE_TIMEOUT_MS, digest_of};
+pub use self::confine::Confinement;
+use self::confine::Reach;
 use self::params::{Run, Succeeds};
-use self::process::Program;
+use self::process::{Ground, Program};
 use crate::file::kernel_detail;
 use crate::folders::{FolderTimes, are_back, clear_leftovers, put_back, times_around};
 use crate::paths::{place, placed, snapshot_failed};
 
 /// Milliseconds that a step has where the plan does not say.
 const TIMEOUT_MS: u64 = 10 * 60 * 1000;
-/// Milliseconds that a capture, an undo or a check has.
-const SIDE_TIMEOUT_MS: u64 = 60 * 1000;
 
 /// The kind.
 pub(crate) struct Command {
     store: Store,
+    /// Where commands run; on no machine of ours are they run without.
+    confinement: Option<Arc<Confinement>>,
 }
 
 /// What is kept of what was there.
@@ -85,8 +93,35 @@ struct Compared<'a> {
 }
 
 impl Command {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Store, confinement: Option<Arc<Confinement>>) -> Self {
+        Self { store, confinement }
+    }
+
+    fn ground<'a>(&'a self, reach: &'a Reach) -> Ground<'a> {
+        self.confinement.as_deref().map_or(Ground::Plain, |confinement| Ground::Walled(confinement, reach))
+    }
+
+    /// Runs a command beside the step: it writes nothing but `writes`.
+    fn side(
+        &self,
+        beside: &Beside<'_>,
+        argv: &[String],
+        stdin: Option<&[u8]>,
+        scope: &Scope,
+    ) -> Result<Output, DriverError> {
+        let reach = Reach::to_look(argv, beside.facts, beside.writes);
+        let (env, ground) = (BTreeMap::new(), self.ground(&reach));
+        let (cwd, timeout_ms) = (beside.cwd, beside.timeout_ms);
+        process::run(&Program {
+            argv,
+            cwd,
+            env: &env,
+            stdin,
+            timeout_ms,
+            run: &scope.run,
+            cancel: &scope.cancel,
+            ground,
+        })
     }
 
     fn compare<'a>(&self, before: &'a Before) -> Result<Vec<Compared<'a>>, DriverError> {
@@ -108,7 +143,7 @@ impl Command {
     /// What can be seen of the step now.
     fn see(&self, step: &StepSpec, before: &BeforeImage, scope: &Scope) -> Result<Seen, DriverError> {
         let params: Run = step.params()?;
-        let way = lower::way(&params, step.undo.as_ref());
+        let way = lower::way(&params, step.undo.as_ref(), &step.facts);
         let before: Before = before.data()?;
         let compared = self.compare(&before)?;
         let mut seen = Seen { observable: way.files_only, ..Seen::default() };
@@ -116,14 +151,14 @@ impl Command {
             part.note(&mut seen, scope.alive_until_ms);
         }
         if !way.captures.is_empty() {
-            let now = capture(step, &params, &way, scope)?;
+            let now = self.capture(step, &params, &way, scope)?;
             seen.observable = true;
             seen.captured_differs = now != self.captured(&before)?;
             seen.after.captured = Some(digest_of(&now));
         }
         if !way.present.is_empty() {
             seen.observable = true;
-            let now = present(step, &params, &way, scope)?;
+            let now = self.present(step, &params, &way, scope)?;
             seen.present = Some(now && !before.present);
             seen.withdrawn = before.present && !now;
         }
@@ -272,16 +307,21 @@ impl Kind for Command {
 
 impl Driver for Command {
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError> {
-        words::look_where_they_lead(step, &step.params()?)?;
+        let params: Run = step.params()?;
+        words::look_where_they_lead(step, &params)?;
         crate::reach::refuse_repository(step)?;
+        if priors.is_empty() && lower::can_be_tried(&params, step.undo.is_some(), &step.facts) {
+            return self.try_out(step, &params);
+        }
         let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
         // What earlier steps leave cannot be told from what is there now; what lies there already can.
         let (fingerprints, reaches) =
             if priors.is_empty() { look(step)? } else { (BTreeMap::new(), crate::reach::beneath(step)?) };
         let mut notes =
             vec![format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"))];
+        notes.extend(contained::note(step, &params).map(str::to_owned));
         notes.extend(priors.iter().map(|prior| format!("acts on what step {} leaves", prior.id)));
-        let planned = if priors.is_empty() { terraform::saved_plan(step)? } else { None };
+        let planned = if priors.is_empty() { terraform::saved_plan(self, step)? } else { None };
         let seen = read_only || planned.is_some();
         let planned = planned.unwrap_or_default();
         let class = planned.class(step.lowered.class);
@@ -298,7 +338,7 @@ impl Driver for Command {
 
     fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError> {
         let params: Run = step.params()?;
-        let way = lower::way(&params, step.undo.as_ref());
+        let way = lower::way(&params, step.undo.as_ref(), &step.facts);
         let mut before = Before { watched: Vec::new(), captured: None, present: false };
         for (root, paths) in declared(step)? {
             let opened = Root::open(&root).map_err(snapshot_failed)?;
@@ -307,29 +347,28 @@ impl Driver for Command {
             before.watched.push(Watched { root, paths, snapshot, folders });
         }
         if !way.captures.is_empty() {
-            let captured = capture(step, &params, &way, scope)?;
+            let captured = self.capture(step, &params, &way, scope)?;
             let bytes = serde_json::to_vec(&captured).map_err(|error| DriverError::Image(error.to_string()))?;
             before.captured = Some(self.store.put(&bytes).map_err(snapshot_failed)?);
         }
         if !way.present.is_empty() {
-            before.present = present(step, &params, &way, scope)?;
+            before.present = self.present(step, &params, &way, scope)?;
         }
         let fingerprints = self.compare(&before)?.iter().flat_map(prints).collect();
         BeforeImage::new(fingerprints, &before)
     }
 
-    fn apply(
-        &self,
-        step: &StepSpec,
-        _before: &BeforeImage,
-        token: Token,
-        scope: &Scope,
-    ) -> Result<Output, DriverError> {
+    fn apply(&self, step: &StepSpec, before: &BeforeImage, token: Token, scope: &Scope) -> Result<Output, DriverError> {
         scope.may_apply(step, token)?;
         let params: Run = step.params()?;
         words::look_where_they_lead(step, &params)?;
+        if lower::is_contained(&params, step.undo.is_some(), &step.facts) {
+            return self.apply_contained(step, &params, before, scope);
+        }
         let cwd = lower::cwd_of(&params, &step.facts).map_err(DriverError::Refused)?;
-        process::run(&Program {
+        let reach = Reach::of_step(&params, step);
+        let inventory = inventory::Inventory::take(&reach.writes, &step.lowered.writes)?;
+        let output = process::run(&Program {
             argv: &params.argv,
             cwd: &cwd,
             env: &params.env,
@@ -337,7 +376,12 @@ impl Driver for Command {
             timeout_ms: step.timeout_ms.unwrap_or(TIMEOUT_MS),
             run: &scope.run,
             cancel: &scope.cancel,
-        })
+            ground: self.ground(&reach),
+        })?;
+        match inventory.undeclared()? {
+            None => Ok(output),
+            Some(message) => Err(DriverError::Exit { message, output }),
+        }
     }
 
     fn observe(&self, step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting {
@@ -357,12 +401,12 @@ impl Driver for Command {
     ) -> Result<Vec<Conflict>, DriverError> {
         let Some(after) = after else { return Ok(Vec::new()) };
         let params: Run = step.params()?;
-        let way = lower::way(&params, step.undo.as_ref());
+        let way = lower::way(&params, step.undo.as_ref(), &step.facts);
         let data: Before = before.data()?;
         let (captured, left) = (self.captured(&data)?, after.data::<After>()?);
         let compared = self.compare(&data)?;
         let mut out: Vec<Conflict> = compared.iter().flat_map(|part| part.conflicts(&left, strict)).collect();
-        out.extend(captured_conflict(step, &params, &way, scope, (&left, &captured), strict)?);
+        out.extend(self.captured_conflict(step, &params, &way, scope, (&left, &captured), strict)?);
         Ok(out)
     }
 
@@ -382,15 +426,15 @@ impl Driver for Command {
     ) -> Result<(), UndoError> {
         scope.may_undo(step, token).map_err(DriverError::from)?;
         let params: Run = step.params()?;
-        let way = lower::way(&params, step.undo.as_ref());
+        let way = lower::way(&params, step.undo.as_ref(), &step.facts);
         let data: Before = before.data()?;
         let captured = self.captured(&data)?;
         let conflicts = self.conflicts(step, before, after, false, scope)?;
         if !conflicts.is_empty() {
             return Err(UndoError::Clobber(conflicts));
         }
-        if !way.undo.is_empty() && !is_nothing_to_take_back(step, &params, &way, scope, (&data, &captured))? {
-            compensate(step, &params, &way, &captured, scope)?;
+        if !way.undo.is_empty() && !self.is_nothing_to_take_back(step, &params, &way, scope, (&data, &captured))? {
+            self.compensate(step, &params, &way, &captured, scope)?;
         }
         for watched in &data.watched {
             let root = Root::open(&watched.root).map_err(snapshot_failed)?;
@@ -416,7 +460,7 @@ impl Driver for Command {
             (None, root) => root.cloned().unwrap_or_else(|| PathBuf::from("/")),
         };
         let timeout_ms = wanted.timeout_ms.unwrap_or(SIDE_TIMEOUT_MS);
-        let outcome = side(&wanted.argv, &cwd, None, timeout_ms, scope);
+        let outcome = self.side(&Beside { cwd: &cwd, facts, writes: &[], timeout_ms }, &wanted.argv, None, scope);
         let (passed, output) = match outcome {
             Ok(output) => (true, output),
             Err(DriverError::Exit { output, .. } | DriverError::TimedOut { output, .. }) => (false, output),
@@ -433,6 +477,9 @@ impl Driver for Command {
 
     fn end_leftovers(&self, _step: &StepSpec, before: Option<&BeforeImage>, scope: &Scope) -> Result<u32, DriverError> {
         let mut count = process::end_marked(&scope.run, |_| true);
+        if let Some(confinement) = &self.confinement {
+            confinement.clear(&scope.run);
+        }
         let Some(before) = before.map(BeforeImage::data::<Before>).transpose()? else { return Ok(count) };
         for watched in &before.watched {
             let root = Root::open(&watched.root).map_err(snapshot_failed)?;
@@ -477,114 +524,4 @@ fn prints(part: &Compared<'_>) -> Vec<(String, String)> {
         Tree { entries: inner.cloned().collect() }.content_digest().to_string()
     };
     part.watched.paths.iter().map(|path| (part.uri(path), below(path))).collect()
-}
-
-fn side(
-    argv: &[String],
-    cwd: &Path,
-    stdin: Option<&[u8]>,
-    timeout_ms: u64,
-    scope: &Scope,
-) -> Result<Output, DriverError> {
-    let env = BTreeMap::new();
-    process::run(&Program { argv, cwd, env: &env, stdin, timeout_ms, run: &scope.run, cancel: &scope.cancel })
-}
-
-/// Runs the capture commands and takes their values out.
-fn capture(step: &StepSpec, params: &Run, way: &Way, scope: &Scope) -> Result<Captured, DriverError> {
-    let cwd = lower::cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
-    let mut out = Captured::new();
-    for wanted in &way.captures {
-        let unbound = |name| DriverError::Refused(format!("nothing fills {{{name}}} of capture {}", wanted.name));
-        let argv = library::bind(&wanted.argv, &way.bindings).map_err(unbound)?;
-        let output = side(&argv, &cwd, None, SIDE_TIMEOUT_MS, scope)?;
-        // A value that is put back must be whole, and what a program complains of is no part of it.
-        let text = String::from_utf8(output.printed).ok().filter(|_| !output.cut).ok_or_else(|| {
-            let what = format!("capture {} got more than is kept, or no text, from {}", wanted.name, argv.join(" "));
-            DriverError::Refused(what)
-        })?;
-        let value = match (&wanted.pointer, &wanted.regex) {
-            (Some(pointer), _) => by_pointer(&text, pointer, way),
-            (None, Some(pattern)) => by_regex(&text, pattern),
-            (None, None) => None,
-        };
-        let missing = || {
-            DriverError::Refused(format!("capture {} found no value in what {} printed", wanted.name, argv.join(" ")))
-        };
-        out.insert(wanted.name.clone(), value.ok_or_else(missing)?);
-    }
-    Ok(out)
-}
-
-fn by_pointer(text: &str, pointer: &str, way: &Way) -> Option<String> {
-    let filled = library::bind(&[pointer.to_owned()], &way.bindings).ok()?;
-    let value: Value = serde_json::from_str(text).ok()?;
-    match value.pointer(filled.first()?)? {
-        Value::String(text) => Some(text.clone()),
-        Value::Null => None,
-        other => Some(other.to_string()),
-    }
-}
-
-fn by_regex(text: &str, pattern: &str) -> Option<String> {
-    let found = regex::Regex::new(pattern).ok()?.captures(text)?;
-    found.iter().skip(1).flatten().next().map(|group| group.as_str().to_owned())
-}
-
-fn digest_of(captured: &Captured) -> String {
-    schemas::Digest::of(&serde_json::to_vec(captured).unwrap_or_default()).to_string()
-}
-
-/// Asks the command that knows whether the effect is there.
-fn present(step: &StepSpec, params: &Run, way: &Way, scope: &Scope) -> Result<bool, DriverError> {
-    let cwd = lower::cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
-    match side(&way.present, &cwd, None, SIDE_TIMEOUT_MS, scope) {
-        Ok(_) => Ok(true),
-        Err(DriverError::Exit { output, .. }) if output.exit_code == Some(1) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn captured_conflict(
-    step: &StepSpec,
-    params: &Run,
-    way: &Way,
-    scope: &Scope,
-    (left, before): (&After, &Captured),
-    strict: bool,
-) -> Result<Option<Conflict>, DriverError> {
-    let Some(left) = &left.captured else { return Ok(None) };
-    let found = digest_of(&capture(step, params, way, scope)?);
-    let before = digest_of(before);
-    if found == *left || (!strict && found == before) {
-        return Ok(None);
-    }
-    let resource = format!("command:{}", step.id);
-    Ok(Some(Conflict { resource, before, left: left.clone(), found }))
-}
-
-/// Whether what the step can be seen by is as it was before: then its compensation would take back what is not the step's.
-fn is_nothing_to_take_back(
-    step: &StepSpec,
-    params: &Run,
-    way: &Way,
-    scope: &Scope,
-    (data, captured): (&Before, &Captured),
-) -> Result<bool, DriverError> {
-    if !way.captures.is_empty() {
-        return Ok(capture(step, params, way, scope)? == *captured);
-    }
-    Ok(!way.present.is_empty() && present(step, params, way, scope)? == data.present)
-}
-
-fn compensate(step: &StepSpec, params: &Run, way: &Way, captured: &Captured, scope: &Scope) -> Result<(), DriverError> {
-    let mut bindings = way.bindings.clone();
-    bindings.extend(captured.iter().map(|(name, value)| (name.clone(), vec![value.clone()])));
-    let unbound = |name| DriverError::Refused(format!("nothing fills {{{name}}} of the undo"));
-    let argv = library::bind(&way.undo, &bindings).map_err(unbound)?;
-    let cwd = lower::cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
-    let stdin = way.undo_stdin.as_ref().and_then(|name| captured.get(name)).map(|value| value.as_bytes());
-    // A stop of the run must not end the way back.
-    let scope = Scope { cancel: kernel::Cancel::default(), ..scope.clone() };
-    side(&argv, &cwd, stdin, SIDE_TIMEOUT_MS, &scope).map(|_| ())
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use super::confine::{Confinement, Reach};
 use kernel::{Cancel, DriverError, Output};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
@@ -21,7 +22,7 @@ const CAP: usize = 1 << 20;
 /// How often a running program's stop flag is looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// How long a program has to end after SIGTERM.
-const GRACE: Duration = Duration::from_millis(1_500);
+pub(super) const GRACE: Duration = Duration::from_millis(1_500);
 /// Parts of names whose values never reach a record.
 const SECRET_NAMES: [&str; 5] = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "KEY"];
 
@@ -46,10 +47,26 @@ pub(crate) struct Program<'a> {
     pub(crate) timeout_ms: u64,
     pub(crate) run: &'a str,
     pub(crate) cancel: &'a Cancel,
+    pub(crate) ground: Ground<'a>,
+}
+
+/// Where it runs.
+pub(crate) enum Ground<'a> {
+    /// As it is, with nothing around it but a process group: where nothing can be put around it, and in tests of other things.
+    Plain,
+    /// Behind walls.
+    Walled(&'a Confinement, &'a Reach),
 }
 
 /// Runs it to its end, to its timeout, or until somebody stops it. A program that exits otherwise than with 0 is an error.
 pub(crate) fn run(program: &Program<'_>) -> Result<Output, DriverError> {
+    match program.ground {
+        Ground::Plain => run_plain(program),
+        Ground::Walled(confinement, reach) => super::walled::run(program, confinement, reach),
+    }
+}
+
+fn run_plain(program: &Program<'_>) -> Result<Output, DriverError> {
     let name = program.argv.first().cloned().unwrap_or_default();
     let started = Running::start(program).map_err(|error| DriverError::io(format!("cannot start {name}"), error));
     let mut running = started?;
@@ -62,7 +79,7 @@ pub(crate) fn run(program: &Program<'_>) -> Result<Output, DriverError> {
     let exit_code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     let captured = redacted(running.captured(), program.env);
     let (printed, cut) = (running.out.kept.clone(), running.out.cut > 0);
-    let output = Output { exit_code: Some(exit_code), captured, printed, cut, message: String::new() };
+    let output = Output { exit_code: Some(exit_code), captured, printed, cut, ..Output::default() };
     match ending? {
         Ending::TimedOut => Err(DriverError::TimedOut { after_ms: program.timeout_ms, output }),
         Ending::Cancelled => Err(DriverError::Stopped { output }),
@@ -71,26 +88,39 @@ pub(crate) fn run(program: &Program<'_>) -> Result<Output, DriverError> {
     }
 }
 
-enum Ending {
+impl Program<'_> {
+    /// The whole environment.
+    pub(super) fn environment(&self) -> BTreeMap<String, String> {
+        // A home of its own, or a file that a plan wrote would configure programs; git reads its repository's own alone.
+        let fixed = [("PATH", PATH), ("LANG", "C.UTF-8"), ("HOME", "/nonexistent")];
+        let fixed = fixed.iter().chain(&GIT_ENV).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut out: BTreeMap<String, String> = fixed.collect();
+        out.extend(self.env.clone());
+        out.insert(MARK.to_owned(), self.run.to_owned());
+        out
+    }
+}
+
+pub(super) enum Ending {
     Exited,
     TimedOut,
     Cancelled,
 }
 
 /// The first bytes of a stream, and how many more there were.
-struct Stream<R> {
-    pipe: Option<R>,
-    kept: Vec<u8>,
-    cut: u64,
+pub(super) struct Stream<R> {
+    pub(super) pipe: Option<R>,
+    pub(super) kept: Vec<u8>,
+    pub(super) cut: u64,
 }
 
 impl<R: Read> Stream<R> {
-    fn new(pipe: Option<R>) -> Self {
+    pub(super) fn new(pipe: Option<R>) -> Self {
         Self { pipe, kept: Vec::new(), cut: 0 }
     }
 
     /// Takes what is there without waiting; a stream that ended is closed.
-    fn take(&mut self) {
+    pub(super) fn take(&mut self) {
         let mut buffer = [0u8; 16 * 1024];
         while let Some(pipe) = &mut self.pipe {
             match pipe.read(&mut buffer) {
@@ -107,7 +137,7 @@ impl<R: Read> Stream<R> {
         }
     }
 
-    fn text(&self, label: &str) -> Vec<u8> {
+    pub(super) fn text(&self, label: &str) -> Vec<u8> {
         let mut out = self.kept.clone();
         if self.cut > 0 {
             out.extend_from_slice(format!("\n[backout: {} more bytes of {label} were cut]\n", self.cut).as_bytes());
@@ -130,11 +160,7 @@ impl Running {
         let mut argv = program.argv.iter();
         let name = argv.next().ok_or_else(|| std::io::Error::other("no program"))?;
         let mut command = std::process::Command::new(name);
-        command.args(argv).current_dir(program.cwd).process_group(0).env_clear();
-        // A home of its own, or a file that a plan wrote would configure programs; git reads its repository's own alone.
-        let home = "/nonexistent";
-        command.env("PATH", PATH).env("LANG", "C.UTF-8").env("HOME", home).envs(GIT_ENV).envs(program.env);
-        command.env(MARK, program.run);
+        command.args(argv).current_dir(program.cwd).process_group(0).env_clear().envs(program.environment());
         command.stdin(if program.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let (Some(mut pipe), Some(bytes)) = (child.stdin.take(), program.stdin) {
@@ -244,7 +270,7 @@ fn marked(run: &str) -> Vec<Pid> {
 }
 
 /// Takes the values of secret-looking variables out of what a program wrote.
-fn redacted(captured: Vec<u8>, env: &BTreeMap<String, String>) -> Vec<u8> {
+pub(super) fn redacted(captured: Vec<u8>, env: &BTreeMap<String, String>) -> Vec<u8> {
     let is_secret = |name: &str| SECRET_NAMES.iter().any(|part| name.to_ascii_uppercase().contains(part));
     let secrets: Vec<&String> =
         env.iter().filter(|(name, value)| is_secret(name) && value.len() > 3).map(|e| e.1).collect();
@@ -268,7 +294,7 @@ mod tests {
         cancel: &'a Cancel,
         run: &'a str,
     ) -> Program<'a> {
-        Program { argv, cwd: Path::new("/"), env, stdin: None, timeout_ms: 300, run, cancel }
+        Program { argv, cwd: Path::new("/"), env, stdin: None, timeout_ms: 300, run, cancel, ground: Ground::Plain }
     }
 
     fn argv(words: &[&str]) -> Vec<String> {

@@ -10,9 +10,10 @@ use schemas::{ChangeKind, Class, Hazard, Resource, ResourceChange};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Command;
+use super::beside::Beside;
 use super::lower::cwd_of;
 use super::params::Run;
-use super::side;
 
 /// Milliseconds for Terraform to show a plan.
 const SHOW_TIMEOUT_MS: u64 = 60_000;
@@ -66,7 +67,7 @@ impl Planned {
 
 /// What a saved plan would do, where the step applies one: Terraform itself is asked, which only reads the file. The file must be declared in
 /// `reads`, so that a plan that is exchanged after it was approved is noticed.
-pub(super) fn saved_plan(step: &StepSpec) -> Result<Option<Planned>, DriverError> {
+pub(super) fn saved_plan(by: &Command, step: &StepSpec) -> Result<Option<Planned>, DriverError> {
     if step.lowered.way_back.entry.as_deref() != Some("terraform-apply") {
         return Ok(None);
     }
@@ -80,7 +81,12 @@ pub(super) fn saved_plan(step: &StepSpec) -> Result<Option<Planned>, DriverError
     }
     let argv = [program.as_str(), "show", "-json", "-no-color", plan].map(str::to_owned);
     let scope = Scope::to_look("assess");
-    let output = side(&argv, &cwd, None, SHOW_TIMEOUT_MS, &scope)?;
+    let output = by.side(
+        &Beside { cwd: &cwd, facts: &step.facts, writes: &[], timeout_ms: SHOW_TIMEOUT_MS },
+        &argv,
+        None,
+        &scope,
+    )?;
     if output.cut {
         return Err(DriverError::Refused("what the Terraform plan would do is too long to read".to_owned()));
     }

@@ -222,7 +222,7 @@ fn own_meta(mode: u32) -> EntryMeta {
 }
 
 /// Reads a regular file beneath `root` for a preview or a change of its text.
-pub(super) fn read_beneath(root: &Root, path: &Path) -> Result<Vec<u8>, DriverError> {
+pub(crate) fn read_beneath(root: &Root, path: &Path) -> Result<Vec<u8>, DriverError> {
     let fd = root.open_beneath(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(snapshot_failed)?;
     let mut out = Vec::new();
     let limit = Limits::STRING_BYTES as u64 * 8;

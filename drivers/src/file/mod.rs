@@ -5,7 +5,7 @@
 
 mod checks;
 mod delete;
-mod io;
+pub(crate) mod io;
 mod lower;
 mod params;
 #[cfg(test)]

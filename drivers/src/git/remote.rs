@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use git2::{Oid, Repository};
 use kernel::{Cancel, DriverError};
 
-use crate::command::process::{Program, run};
+use crate::command::process::{Ground, Program, run};
 
 const TIMEOUT_MS: u64 = 120_000;
 /// Not what `remote.NAME.uploadpack` of the repository says, which may be any program.
@@ -39,6 +39,8 @@ fn git(repo: &Repository, words: &[&str]) -> Result<String, DriverError> {
         timeout_ms: TIMEOUT_MS,
         run: "",
         cancel: &cancel,
+        // The words are ours, and the remote and its transport are the step's own business.
+        ground: Ground::Plain,
     };
     match run(&program) {
         Ok(output) => Ok(String::from_utf8_lossy(&output.captured).into_owned()),

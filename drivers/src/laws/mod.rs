@@ -31,7 +31,7 @@ impl World {
         let issuer = Arc::new(Issuer::default());
         let authority = issuer.clone();
         let scope = Scope { run: RUN.to_owned(), cancel: Cancel::default(), alive_until_ms: None, authority };
-        Self { drivers: crate::all(&store), dir, scope, issuer }
+        Self { drivers: crate::all(&store, None), dir, scope, issuer }
     }
 
     pub(crate) fn at(&self, path: &str) -> PathBuf {
@@ -44,7 +44,7 @@ impl World {
 
     pub(crate) fn facts(&self) -> Arc<Facts> {
         let root = self.dir.path().join("root").canonicalize().unwrap();
-        Arc::new(Facts { environment: "test".to_owned(), roots: vec![root], protected: Vec::new() })
+        Arc::new(Facts { environment: "test".to_owned(), roots: vec![root], protected: Vec::new(), contains: false })
     }
 
     pub(crate) fn step(&self, uses: &str, with: Value) -> StepSpec {

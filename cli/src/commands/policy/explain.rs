@@ -111,8 +111,9 @@ fn again(home: &Home, drivers: &DriverSet, engines: &mut Engines, past: &Past) -
     let site = Site::parse(serde_json::from_slice(&home.plain(inputs.site)?).map_err(broken)?)?;
     let facts = site.gate_facts(&inputs.environment, home.own())?;
     let roots = assessment.roots.iter().map(std::path::PathBuf::from).collect();
-    let lowering =
-        Arc::new(Facts { environment: plan.environment.clone(), roots, protected: vec![home.dir().to_owned()] });
+    let protected = vec![home.dir().to_owned()];
+    let contains = assessment.contains;
+    let lowering = Arc::new(Facts { environment: plan.environment.clone(), roots, protected, contains });
     let planned = planner::check(plan, drivers, &lowering).map_err(|findings| {
         Problem::findings(ExitCode::Stale, "the plan does not fit any more", findings, "backout gate PLAN")
     })?;

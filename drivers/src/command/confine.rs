@@ -1,0 +1,268 @@
+//! Where commands run: what this machine can put around them, and the folders that take what they write.
+//!
+//! Must never run a command with less around it than was asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use kernel::{Cancel, DriverError, Facts, StepSpec};
+use launcher::{Launcher, Layer, Limits, View, Wanted};
+use library::{Library, Restore};
+use schemas::Resource;
+
+use super::params::Run;
+use super::process::{Ground, Program};
+use super::words::known;
+use crate::paths::snapshot_failed;
+
+/// What this machine can put around commands.
+#[derive(Debug)]
+pub struct Confinement {
+    launcher: Launcher,
+    layers: PathBuf,
+    able: OnceLock<Result<(), String>>,
+}
+
+/// When a layer that was assessed and never committed is of no use to anybody any more.
+const OLD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+fn prefix(run: &str) -> String {
+    format!("run-{run}-")
+}
+
+/// What a command may reach.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    pub(crate) view: View,
+    pub(crate) writes: Vec<PathBuf>,
+    pub(crate) hidden: Vec<PathBuf>,
+    pub(crate) network: bool,
+}
+
+impl Reach {
+    /// Of a step that is not contained: what it declares, and the network unless it is known to act on files.
+    pub(super) fn of_step(params: &Run, step: &StepSpec) -> Self {
+        let found = known(params);
+        let reads_only = found.as_ref().is_some_and(|found| found.entry.restore == Restore::ReadOnly);
+        let acts_on_files = found.is_some_and(|found| found.entry.restore == Restore::Snapshot);
+        Self {
+            view: if reads_only { View::Bare } else { View::Machine },
+            writes: allowed(&step.lowered.writes),
+            hidden: step.facts.protected.clone(),
+            network: params.network.unwrap_or(!acts_on_files),
+        }
+    }
+
+    /// Of a command beside a step.
+    pub(super) fn to_look(argv: &[String], facts: &Facts, writes: &[Resource]) -> Self {
+        let found = Library::shipped().find(argv);
+        let reads_only = found.is_some_and(|found| found.entry.restore == Restore::ReadOnly);
+        Self {
+            view: if reads_only { View::Bare } else { View::Machine },
+            writes: allowed(writes),
+            hidden: facts.protected.clone(),
+            network: true,
+        }
+    }
+}
+
+/// Folders that must be writable for these resources to be. What is not a folder is made and replaced in the folder around it.
+fn allowed(writes: &[Resource]) -> Vec<PathBuf> {
+    let folder = |write: &Resource| {
+        let path = Path::new(write.path());
+        path.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned)
+    };
+    let files = writes.iter().filter(|write| write.scheme() == "file");
+    let found: BTreeSet<PathBuf> = files.filter_map(folder).collect();
+    found.into_iter().collect()
+}
+
+/// A folder of our own for one launch; removed with this, unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Bench(PathBuf);
+
+impl Bench {
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// One that is there already.
+    pub(crate) fn taken(at: PathBuf) -> Self {
+        Self(at)
+    }
+
+    /// Its folder, which is not removed any more.
+    pub(crate) fn into_kept(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Makes a new one in `folder`.
+    pub(crate) fn new(folder: &Path, name: &str) -> Result<Self, DriverError> {
+        let at = folder.join(name);
+        let failed = |error| DriverError::io(format!("cannot make {}", at.display()), error);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // Its last name is new, or somebody else knew it.
+        std::fs::DirBuilder::new().mode(0o700).create(&at).map_err(failed)?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty() {
+            remove(&self.0);
+        }
+    }
+}
+
+/// Removes a folder of layers. What the kernel made for itself in it nobody may enter until it is opened up.
+pub(crate) fn remove(folder: &Path) {
+    if std::fs::remove_dir_all(folder).is_ok() {
+        return;
+    }
+    open_up(folder);
+    if let Err(error) = std::fs::remove_dir_all(folder)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        // A folder that is left costs room and nothing else; what is beneath the state folder is reported by nobody but a look.
+        let _ = error;
+    }
+}
+
+fn open_up(folder: &Path) {
+    let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700));
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        open_up(&entry.path());
+    }
+}
+
+impl Confinement {
+    /// A confinement that starts commands through `program` and keeps what they write in `layers`.
+    pub fn new(program: impl Into<PathBuf>, layers: PathBuf) -> Self {
+        Self { launcher: Launcher::new(program), layers, able: OnceLock::new() }
+    }
+
+    /// Whether this machine can contain a command, or what it said when it was tried. Tried once, by doing all of it.
+    pub fn ability(&self) -> Result<(), &str> {
+        let tried = self.able.get_or_init(|| self.try_all().map_err(|error| crate::file::kernel_detail(&error)));
+        tried.as_ref().map(|()| ()).map_err(String::as_str)
+    }
+
+    /// A folder for the layers of one launch over these roots.
+    pub(crate) fn bench(&self, roots: &[PathBuf], run: &str) -> Result<Bench, DriverError> {
+        Bench::new(&self.base(roots)?, &format!("{}{}", prefix(run), ulid::Ulid::generate()))
+    }
+
+    /// Where the layer over these roots is kept that was assessed as `name`.
+    pub(crate) fn kept(&self, roots: &[PathBuf], name: &str) -> Result<PathBuf, DriverError> {
+        Ok(self.base(roots)?.join(format!("approved-{name}")))
+    }
+
+    /// The folder for layers over these roots: a layer cannot lie in what it is laid over.
+    fn base(&self, roots: &[PathBuf]) -> Result<PathBuf, DriverError> {
+        let is_free = |folder: &PathBuf| !roots.iter().any(|root| folder.starts_with(root));
+        if is_free(&self.layers) {
+            return Ok(self.layers.clone());
+        }
+        let text = "the state folder and the temporary folder lie in a root: no layer can lie there".to_owned();
+        let other = self.elsewhere();
+        if !is_free(&other) {
+            return Err(DriverError::Refused(text));
+        }
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&other);
+        if let Err(error) = made
+            && error.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(DriverError::io(format!("cannot make {}", other.display()), error));
+        }
+        // Whoever knew the name first may have left something else there.
+        let meta = std::fs::symlink_metadata(&other)
+            .map_err(|error| DriverError::io(format!("cannot look at {}", other.display()), error))?;
+        let own = meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0;
+        match own {
+            true => Ok(other),
+            false => Err(DriverError::Refused(format!("{} is not ours alone", other.display()))),
+        }
+    }
+
+    /// The folder for layers where the state folder lies in a root.
+    fn elsewhere(&self) -> PathBuf {
+        let name = schemas::Digest::of(self.layers.as_os_str().as_encoded_bytes()).hex();
+        std::env::temp_dir().join(format!("backout-layers-{}", name.chars().take(16).collect::<String>()))
+    }
+
+    /// Removes what a dead process of `run` left, and what nobody has asked for in a long time.
+    pub(crate) fn clear(&self, run: &str) {
+        let each = [self.layers.clone(), self.elsewhere()];
+        for entry in each.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().filter_map(Result::ok) {
+            let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+            let old = age.is_some_and(|age| age > OLD);
+            if old || entry.file_name().to_string_lossy().starts_with(&prefix(run)) {
+                remove(&entry.path());
+            }
+        }
+    }
+
+    fn try_all(&self) -> Result<(), DriverError> {
+        let bench = self.bench(&[], "try")?;
+        let root = Bench::new(bench.path(), "root")?;
+        let view = View::Layers(vec![layer(bench.path(), 0, root.path())?]);
+        let reach = Reach { view, writes: vec![root.path().to_owned()], hidden: Vec::new(), network: false };
+        let argv = ["sh", "-c", "echo tried > file"].map(str::to_owned);
+        super::process::run(&Program {
+            argv: &argv,
+            cwd: root.path(),
+            env: &BTreeMap::new(),
+            stdin: None,
+            timeout_ms: 10_000,
+            run: "try",
+            cancel: &Cancel::default(),
+            ground: Ground::Walled(self, &reach),
+        })?;
+        let written = bench.path().join("upper-0/file");
+        match std::fs::read(&written).is_ok_and(|bytes| bytes == b"tried\n") && !root.path().join("file").exists() {
+            true => Ok(()),
+            false => Err(DriverError::Tool("a layer did not take what was written".to_owned())),
+        }
+    }
+
+    /// Starts a program within its reach. `scratch` is an empty folder of its own.
+    pub(crate) fn start(
+        &self,
+        program: &Program<'_>,
+        reach: &Reach,
+        env: Vec<(String, String)>,
+        scratch: &Path,
+    ) -> std::io::Result<launcher::Started> {
+        let wanted = Wanted {
+            argv: program.argv.to_vec(),
+            cwd: program.cwd.to_owned(),
+            env,
+            view: reach.view.clone(),
+            network: reach.network,
+            writes: reach.writes.clone(),
+            hidden: reach.hidden.clone(),
+            scratch: scratch.to_owned(),
+            limits: Limits { cpu_s: (program.timeout_ms / 1000 + 1) * 8, ..Limits::default() },
+        };
+        self.launcher.start(&wanted, program.stdin)
+    }
+}
+
+/// A layer over `root` that is kept in `bench`.
+pub(crate) fn layer(bench: &Path, number: usize, root: &Path) -> Result<Layer, DriverError> {
+    let make = |name: &str| {
+        let at = bench.join(format!("{name}-{number}"));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&at);
+        made.map_err(|error| DriverError::io(format!("cannot make {}", at.display()), error)).map(|()| at)
+    };
+    let (upper, work) = (make("upper")?, make("work")?);
+    let opened = snapshots::Root::open(root).map_err(snapshot_failed)?;
+    snapshots::Layer::begin(&upper, &opened).map_err(snapshot_failed)?;
+    Ok(Layer { at: root.to_owned(), lower: vec![root.to_owned()], upper, work })
+}

@@ -1,0 +1,373 @@
+//! Commands over a layer: tried out before anybody approves them, and committed as a whole when they ran.
+//!
+//! Must never commit what differs from what was assessed, nor what was not declared.
+
+use std::path::{Path, PathBuf};
+
+use kernel::{BeforeImage, Cancel, DriverError, Output, Scope, StepSpec};
+use launcher::View;
+use schemas::{ChangeKind, Confidence, Digest, Expectation, Resource, ResourceChange, Share, StepAssessment};
+use snapshots::{Effect, Layer, Node, Root, Tree};
+
+use super::confine::{Bench, Confinement, Reach, layer};
+use super::lower::{self, cwd_of};
+use super::params::{Commit, Run};
+use super::process::{Ground, Program};
+use super::{Before, Command, TIMEOUT_MS, declared, words};
+use crate::paths::{place, snapshot_failed};
+
+/// How many names a message tells.
+const TOLD: usize = 5;
+/// Bytes of one file that a preview reads.
+const PREVIEW_BYTES: u64 = 64 * 1024;
+/// Bytes of a preview.
+const PREVIEW: usize = 16 * 1024;
+/// A file of which a changed byte is worth a remark: all of it is copied first.
+const LARGE: u64 = 64 << 20;
+
+/// What a command did over a layer.
+struct Tried {
+    bench: Bench,
+    roots: Vec<PathBuf>,
+    output: Output,
+}
+
+/// What a layer changes of one root.
+struct Touched {
+    root: PathBuf,
+    layer: Layer,
+    effects: Vec<Effect>,
+}
+
+impl Command {
+    fn confined(&self) -> Result<&Confinement, DriverError> {
+        let none = || DriverError::Refused("commands cannot be contained here: backout doctor says why".to_owned());
+        self.confinement.as_deref().ok_or_else(none)
+    }
+
+    /// Runs the step over layers; nothing of the world changes.
+    fn in_layers(&self, step: &StepSpec, params: &Run, run: &str, cancel: &Cancel) -> Result<Tried, DriverError> {
+        let confinement = self.confined()?;
+        let cwd = cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
+        let roots = roots_of(step, &cwd)?;
+        refuse_mounts(&roots)?;
+        let bench = confinement.bench(&roots, run)?;
+        let layers = roots.iter().enumerate().map(|(number, root)| layer(bench.path(), number, root));
+        let view = View::Layers(layers.collect::<Result<_, _>>()?);
+        let network = params.network == Some(true);
+        let reach = Reach { view, writes: roots.clone(), hidden: step.facts.protected.clone(), network };
+        let output = super::process::run(&Program {
+            argv: &params.argv,
+            cwd: &cwd,
+            env: &params.env,
+            stdin: None,
+            timeout_ms: step.timeout_ms.unwrap_or(TIMEOUT_MS),
+            run,
+            cancel,
+            ground: Ground::Walled(confinement, &reach),
+        })?;
+        Ok(Tried { bench, roots, output })
+    }
+
+    /// Tries the step out and says what it would change.
+    pub(super) fn try_out(&self, step: &StepSpec, params: &Run) -> Result<StepAssessment, DriverError> {
+        let (fingerprints, whole) = look(step)?;
+        let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
+        let runs = format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"));
+        let tried = match self.in_layers(step, params, "try", &Cancel::default()) {
+            Ok(tried) => tried,
+            Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
+                return Err(DriverError::Refused(format!("{message}; declare network, or contain: none")));
+            }
+            Err(DriverError::Exit { message, output }) => {
+                let said = String::from_utf8_lossy(&output.captured).trim().chars().take(200).collect::<String>();
+                let notes =
+                    vec![runs, format!("tried out over a layer: {message}, so that its effect is not known: {said}")];
+                let reaches = crate::reach::beneath(step)?;
+                return Ok(StepAssessment { fingerprints, notes, reaches, ..unseen });
+            }
+            Err(error) => return Err(error),
+        };
+        let touched = touched(&tried)?;
+        refuse_undeclared(step, &touched)?;
+        let mut assessed =
+            StepAssessment { fingerprints, confidence: Confidence::Verified, notes: vec![runs], ..unseen };
+        assessed.notes.push("tried out over a layer: this is all that it changes".to_owned());
+        for part in &touched {
+            describe(&mut assessed, part, &tried);
+        }
+        let deleted = assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count() as u64;
+        assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
+        let digest = digest_of(&touched);
+        assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex())];
+        if params.commit == Some(Commit::Approved) {
+            self.keep(step, tried, &digest)?;
+        }
+        Ok(assessed)
+    }
+
+    /// Keeps a layer until the step runs.
+    fn keep(&self, step: &StepSpec, tried: Tried, digest: &Digest) -> Result<(), DriverError> {
+        let kept = self.confined()?.kept(&tried.roots, &name_of(step, &digest.hex()))?;
+        super::confine::remove(&kept);
+        let from = tried.bench.into_kept();
+        std::fs::rename(&from, &kept).map_err(|error| DriverError::io(format!("cannot keep {}", kept.display()), error))
+    }
+
+    /// The layer that was assessed.
+    fn kept(&self, step: &StepSpec, params: &Run) -> Result<Tried, DriverError> {
+        let Some(wanted) = pinned(step) else {
+            let text =
+                "what the step does could not be assessed, so that there is nothing to commit as it was".to_owned();
+            return Err(DriverError::Refused(text));
+        };
+        let cwd = cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
+        let roots = roots_of(step, &cwd)?;
+        let kept = self.confined()?.kept(&roots, &name_of(step, wanted))?;
+        if !kept.is_dir() {
+            return Err(DriverError::Stale(
+                "the layer that was assessed is not there any more: gate the plan again".to_owned(),
+            ));
+        }
+        let output = Output { exit_code: Some(0), ..Output::default() };
+        Ok(Tried { bench: Bench::taken(kept), roots, output })
+    }
+
+    /// Runs the step over layers, or takes the one that was approved, and commits it.
+    pub(super) fn apply_contained(
+        &self,
+        step: &StepSpec,
+        params: &Run,
+        before: &BeforeImage,
+        scope: &Scope,
+    ) -> Result<Output, DriverError> {
+        let tried = match params.commit {
+            Some(Commit::Approved) => self.kept(step, params)?,
+            Some(Commit::Rerun) | None => self.in_layers(step, params, &scope.run, &scope.cancel)?,
+        };
+        let failed = |error: DriverError, output: &Output| DriverError::Exit {
+            message: crate::file::kernel_detail(&error),
+            output: output.clone(),
+        };
+        let touched = touched(&tried).map_err(|error| failed(error, &tried.output))?;
+        refuse_undeclared(step, &touched).map_err(|error| failed(error, &tried.output))?;
+        refuse_other(step, &touched).map_err(|error| failed(error, &tried.output))?;
+        words::look_where_they_lead(step, params)?;
+        if scope.cancel.is_cancelled() {
+            return Err(DriverError::Stopped { output: tried.output });
+        }
+        let data: Before = before.data()?;
+        for part in touched {
+            if part.effects.is_empty() {
+                continue;
+            }
+            let watched = data.watched.iter().find(|watched| watched.root == part.root);
+            let was = watched.map(|watched| self.store.tree(&watched.snapshot)).transpose().map_err(snapshot_failed)?;
+            let root = Root::open(&part.root).map_err(snapshot_failed)?;
+            part.layer.commit(&root, &was.unwrap_or_default(), &scope.run).map_err(snapshot_failed)?;
+        }
+        Ok(tried.output)
+    }
+}
+
+/// How an assessment pins a step to what it was seen to do.
+const EFFECTS: &str = "effects:";
+
+fn pinned(step: &StepSpec) -> Option<&str> {
+    step.pinned.iter().find_map(|pin| pin.strip_prefix(EFFECTS))
+}
+
+/// The name of a kept layer: of the step as it was before it was pinned, and of what it does.
+fn name_of(step: &StepSpec, effects: &str) -> String {
+    let reach = step.reach_with(&[]).hex();
+    let short = |text: &str| text.chars().take(24).collect::<String>();
+    format!("{}-{}", short(&reach), short(effects))
+}
+
+/// The outermost roots of the environment that the step is in or touches.
+fn roots_of(step: &StepSpec, cwd: &Path) -> Result<Vec<PathBuf>, DriverError> {
+    let outermost = |root: &Path| {
+        let around = step.facts.roots.iter().filter(|other| root.starts_with(other));
+        around.min_by_key(|other| other.as_os_str().len()).cloned().unwrap_or_else(|| root.to_owned())
+    };
+    let mut out = vec![place(&cwd.display().to_string(), &step.facts).map_err(DriverError::Refused)?.root];
+    out.extend(declared(step)?.into_iter().map(|(root, _)| root));
+    let mut out: Vec<PathBuf> = out.iter().map(|root| outermost(root)).collect();
+    out.sort();
+    out.dedup();
+    Ok(out)
+}
+
+/// A layer does not go over what is mounted in a root: the command would see an empty folder there.
+fn refuse_mounts(roots: &[PathBuf]) -> Result<(), DriverError> {
+    let known = std::fs::read_to_string("/proc/self/mountinfo")
+        .map_err(|error| DriverError::io("cannot read the mounts", error))?;
+    for at in known.lines().filter_map(|line| line.split(' ').nth(4)) {
+        let at = Path::new(at);
+        if let Some(root) = roots.iter().find(|root| at.starts_with(root) && at != root.as_path()) {
+            let text = format!(
+                "{} is mounted in {}, and a layer does not reach over it: contain: none",
+                at.display(),
+                root.display()
+            );
+            return Err(DriverError::Refused(text));
+        }
+    }
+    Ok(())
+}
+
+fn touched(tried: &Tried) -> Result<Vec<Touched>, DriverError> {
+    let one = |(number, root): (usize, &PathBuf)| {
+        let layer = Layer::read(&tried.bench.path().join(format!("upper-{number}"))).map_err(snapshot_failed)?;
+        let effects = layer.effects(&Root::open(root).map_err(snapshot_failed)?).map_err(snapshot_failed)?;
+        Ok(Touched { root: root.clone(), layer, effects })
+    };
+    tried.roots.iter().enumerate().map(one).collect()
+}
+
+impl Touched {
+    fn resource(&self, effect: &Effect) -> Resource {
+        Resource::file(self.root.join(&effect.path).display().to_string())
+    }
+}
+
+fn kind(effect: &Effect) -> ChangeKind {
+    match (effect.before.exists(), effect.after.exists()) {
+        (false, _) => ChangeKind::Created,
+        (true, false) => ChangeKind::Deleted,
+        (true, true) => ChangeKind::Updated,
+    }
+}
+
+fn refuse_undeclared(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError> {
+    let declared = |resource: &Resource| step.lowered.writes.iter().any(|write| write.contains(resource));
+    let each = touched.iter().flat_map(|part| part.effects.iter().map(|effect| (kind(effect), part.resource(effect))));
+    let outside: Vec<String> = each
+        .filter(|(_, resource)| !declared(resource))
+        .map(|(kind, resource)| format!("{resource} ({})", kind.as_str()))
+        .collect();
+    if outside.is_empty() {
+        return Ok(());
+    }
+    let more = outside.len().saturating_sub(TOLD);
+    let told = outside.iter().take(TOLD).cloned().collect::<Vec<_>>().join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Err(DriverError::Refused(format!("it changes what it does not declare: {told}{more}; nothing of it was done")))
+}
+
+/// What it does now must be what was assessed, or within what the plan expects of it.
+fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError> {
+    let Some(wanted) = pinned(step) else { return Ok(()) };
+    if digest_of(touched).hex() == wanted {
+        return Ok(());
+    }
+    let count = |wanted: ChangeKind| {
+        touched.iter().flat_map(|part| &part.effects).filter(|effect| kind(effect) == wanted).count() as u64
+    };
+    let (created, updated, deleted) =
+        (count(ChangeKind::Created), count(ChangeKind::Updated), count(ChangeKind::Deleted));
+    if let Some(expect) = step.expect.as_ref().filter(|expect| says_something(expect)) {
+        let holds = |bounds: Option<schemas::Bounds>, found| bounds.is_none_or(|bounds| bounds.holds(found));
+        if holds(expect.created, created) && holds(expect.updated, updated) && holds(expect.deleted, deleted) {
+            return Ok(());
+        }
+    }
+    let text = format!(
+        "it does something else than when it was assessed ({created} created, {updated} updated, {deleted} deleted now): commit: approved \
+         takes what was assessed, expect says how many changes of each kind are all right"
+    );
+    Err(DriverError::Stale(text))
+}
+
+fn says_something(expect: &Expectation) -> bool {
+    expect.created.is_some() || expect.updated.is_some() || expect.deleted.is_some()
+}
+
+/// SHA-256 over names and what is there afterwards, without times.
+fn digest_of(touched: &[Touched]) -> Digest {
+    let mut text = String::new();
+    for part in touched {
+        for effect in &part.effects {
+            text.push_str(&format!("{}\0{}\0", part.resource(effect), effect.after.content_fingerprint()));
+        }
+    }
+    Digest::of(text.as_bytes())
+}
+
+fn describe(assessed: &mut StepAssessment, part: &Touched, tried: &Tried) {
+    let size = |entry: &snapshots::Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
+    let number = tried.roots.iter().position(|root| *root == part.root).unwrap_or(0);
+    let upper = tried.bench.path().join(format!("upper-{number}"));
+    for effect in &part.effects {
+        let bytes = if effect.after.exists() { size(&effect.after) } else { size(&effect.before) };
+        let resource = part.resource(effect).to_string();
+        assessed.changes.push(ResourceChange { resource, change: kind(effect), bytes, rows: None });
+        if let (Some(was), Some(will)) = (size(&effect.before), size(&effect.after))
+            && was.min(will) >= LARGE
+        {
+            assessed.notes.push(format!("{} is large and is copied whole before it is changed", effect.path.display()));
+        }
+        if assessed.preview.len() < PREVIEW {
+            assessed.preview.push_str(&preview(part, effect, &upper));
+        }
+    }
+    assessed.notes.extend(moves(part));
+}
+
+fn preview(part: &Touched, effect: &Effect, upper: &Path) -> String {
+    let is_file = |entry: &snapshots::Entry| matches!(&entry.node, Node::File(content) if content.size <= PREVIEW_BYTES && !content.sparse);
+    let read = |root: &Path| -> Vec<u8> {
+        Root::open(root)
+            .ok()
+            .and_then(|root| crate::file::io::read_beneath(&root, &effect.path).ok())
+            .unwrap_or_default()
+    };
+    match (is_file(&effect.before), is_file(&effect.after)) {
+        (true, true) if effect.before.node == effect.after.node => {
+            format!("--- {}: only owner, mode, time or attributes differ\n", effect.path.display())
+        }
+        (_, true) if effect.before.exists() => crate::preview::diff(&effect.path, &read(&part.root), &read(upper)),
+        (_, true) => crate::preview::diff(&effect.path, b"", &read(upper)),
+        _ => String::new(),
+    }
+}
+
+/// Files that are gone in one place and there in another with the same content.
+fn moves(part: &Touched) -> Vec<String> {
+    let content = |entry: &snapshots::Entry| match &entry.node {
+        Node::File(content) if content.size > 0 => Some(content.hash.to_string()),
+        _ => None,
+    };
+    let gone: std::collections::BTreeMap<String, &Path> = part
+        .effects
+        .iter()
+        .filter(|effect| !effect.after.exists())
+        .filter_map(|effect| Some((content(&effect.before)?, effect.path.as_path())))
+        .collect();
+    let moved = |effect: &Effect| {
+        let from = gone.get(&content(&effect.after)?)?;
+        (!effect.before.exists()).then(|| format!("moves {} to {}", from.display(), effect.path.display()))
+    };
+    part.effects.iter().filter_map(moved).take(TOLD).collect()
+}
+
+/// Fingerprints of what is declared, and how many names lie in it.
+fn look(step: &StepSpec) -> Result<(std::collections::BTreeMap<String, String>, u64), DriverError> {
+    let (mut prints, mut whole) = (std::collections::BTreeMap::new(), 0);
+    for (root, paths) in declared(step)? {
+        let opened = Root::open(&root).map_err(snapshot_failed)?;
+        for path in paths {
+            let tree: Tree = snapshots::scan(&opened, std::slice::from_ref(&path), None).map_err(snapshot_failed)?;
+            whole += tree.entries.iter().filter(|entry| entry.exists()).count() as u64;
+            let resource = Resource::file(root.join(&path).display().to_string());
+            prints.insert(resource.to_string(), tree.content_digest().to_string());
+        }
+    }
+    Ok((prints, whole))
+}
+
+/// Whether a step that has not been looked at runs over a layer all the same.
+pub(super) fn note(step: &StepSpec, params: &Run) -> Option<&'static str> {
+    lower::is_contained(params, step.undo.is_some(), &step.facts)
+        .then_some("runs over a layer: what it does not declare is not done")
+}

@@ -1,0 +1,315 @@
+//! The upper folder of an overlay: what a program changed of the folder below, and making that so.
+//!
+//! Must never take for a change what was only copied up, and never write over what is not as it was seen. The format is the
+//! kernel's (`Documentation/filesystems/overlayfs.rst`): a device of number 0 is a name that was deleted, `user.overlay.opaque`
+//! marks a folder through which nothing below is seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::beneath::Root;
+use crate::capture::{glance, scan, scan_upper};
+use crate::entry::{Entry, Node, Tree, Xattrs};
+use crate::error::SnapshotError;
+use crate::restore::{set_meta, temporary_name, times};
+use crate::walk::absent;
+
+/// How the kernel's own attributes in an upper folder begin.
+const OVERLAY: &[u8] = b"user.overlay.";
+
+/// What an upper folder holds.
+#[derive(Debug)]
+pub struct Layer {
+    upper: Root,
+    /// Its entries without the kernel's own attributes; deleted names are absent.
+    tree: Tree,
+    opaque: BTreeSet<PathBuf>,
+}
+
+/// One name that a layer changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// What is there; absent where nothing is.
+    pub before: Entry,
+    /// What will be.
+    pub after: Entry,
+}
+
+impl Layer {
+    /// Gives an empty upper folder the owner, mode, attributes and time of the root that it will lie over: a view shows those of the upper
+    /// folder.
+    pub fn begin(upper: &Path, root: &Root) -> Result<(), SnapshotError> {
+        let seen = glance(root, &[PathBuf::new()])?;
+        let fd = Root::open(upper)?.open_beneath(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        seen.entries.first().map_or(Ok(()), |entry| set_meta(&fd, &entry.meta, upper))
+    }
+
+    /// Reads an upper folder, contents included.
+    pub fn read(upper: &Path) -> Result<Self, SnapshotError> {
+        let upper = Root::open(upper)?;
+        let (mut tree, mut opaque) = (scan_upper(&upper)?, BTreeSet::new());
+        for entry in &mut tree.entries {
+            let own = |name: &[u8]| name.starts_with(OVERLAY);
+            for (name, value) in entry.meta.xattrs.iter().filter(|(name, _)| own(name)) {
+                match (name.as_slice(), value.as_slice()) {
+                    (b"user.overlay.opaque", b"y") => drop(opaque.insert(entry.path.clone())),
+                    (b"user.overlay.redirect" | b"user.overlay.metacopy" | b"user.overlay.whiteout", _) => {
+                        let what = format!("{} uses a form of layer that is not expected here", entry.path.display());
+                        return Err(SnapshotError::Integrity { what });
+                    }
+                    _ => {}
+                }
+            }
+            entry.meta.xattrs.retain(|(name, _)| !own(name));
+        }
+        Ok(Self { upper, tree, opaque })
+    }
+
+    /// What it changes of `root`, in an order in which a folder comes before what is in it. A file that was only copied up and a folder of
+    /// which only the time differs are no changes.
+    pub fn effects(&self, root: &Root) -> Result<Vec<Effect>, SnapshotError> {
+        let names: Vec<PathBuf> = self.tree.entries.iter().map(|entry| entry.path.clone()).collect();
+        let lower = glance(root, &names)?;
+        self.refuse_split_links(root, &lower)?;
+        let mut found: BTreeMap<&Path, Effect> = BTreeMap::new();
+        let deep = self.hidden(&lower);
+        let below = scan(root, &deep, None)?;
+        for entry in below.entries.iter().filter(|entry| entry.exists()) {
+            let effect = Effect { path: entry.path.clone(), before: entry.clone(), after: absent(&entry.path) };
+            found.insert(&entry.path, effect);
+        }
+        for entry in &self.tree.entries {
+            let before = below.get(&entry.path).or_else(|| lower.get(&entry.path)).cloned();
+            let before = before.unwrap_or_else(|| absent(&entry.path));
+            found.insert(&entry.path, Effect { path: entry.path.clone(), before, after: entry.clone() });
+        }
+        // A file that got another name is moved with it, or the two would be two files.
+        let named_again = |effect: &Effect| match &effect.after.node {
+            Node::HardLink(first) if effect.changes() => Some(first.clone()),
+            _ => None,
+        };
+        let firsts: BTreeSet<PathBuf> = found.values().filter_map(named_again).collect();
+        let mut out: Vec<Effect> =
+            found.into_values().filter(|effect| effect.changes() || firsts.contains(&effect.path)).collect();
+        out.sort_by(|a, b| crate::entry::path_order(&a.path, &b.path));
+        Ok(out)
+    }
+
+    /// Folders of which the layer lets nothing through, and names that it deletes or makes something else.
+    fn hidden(&self, lower: &Tree) -> Vec<PathBuf> {
+        let is_hidden = |entry: &&Entry| {
+            let is_folder = |entry: &Entry| entry.node == Node::Folder;
+            let was_folder = lower.get(&entry.path).is_some_and(is_folder);
+            entry.node == Node::Absent || self.opaque.contains(&entry.path) || (was_folder && !is_folder(entry))
+        };
+        self.tree.entries.iter().filter(is_hidden).map(|entry| entry.path.clone()).collect()
+    }
+
+    /// A file with other names that was changed by one of them is two files above: natively all names would show the change.
+    fn refuse_split_links(&self, root: &Root, lower: &Tree) -> Result<(), SnapshotError> {
+        for entry in lower.entries.iter().filter(|entry| entry.stamp.links > 1 && entry.node != Node::Folder) {
+            let above = self.tree.get(&entry.path);
+            if above.is_some_and(|above| above.exists() && above.node != Node::Folder && !entry.same_as(above)) {
+                return Err(SnapshotError::LinksLeaveScope { path: root.path().join(&entry.path) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `root` what the layer shows: every name by one rename. `was` is what lies there, by which a change that came meanwhile is
+    /// noticed before anything is touched. The layer is used up. A crash in the middle leaves some names as they were and others as they
+    /// will be, never one in between.
+    pub fn commit(self, root: &Root, was: &Tree, tag: &str) -> Result<(), SnapshotError> {
+        let effects = self.effects(root)?;
+        let made: BTreeSet<&Path> =
+            effects.iter().filter(|effect| effect.makes_folder()).map(|it| it.path.as_path()).collect();
+        for effect in &effects {
+            // What will be in a folder that is none yet is nowhere yet.
+            if effect.path.parent().is_some_and(|parent| made.contains(parent)) {
+                continue;
+            }
+            let known = was.get(&effect.path);
+            let same = match known {
+                Some(known) => known.node == effect.before.node && known.meta == effect.before.meta,
+                None => !effect.before.exists(),
+            };
+            if !same || !root.is_still(&effect.path, known)? {
+                return Err(SnapshotError::Meanwhile { path: root.path().join(&effect.path) });
+            }
+        }
+        sync(&self.upper)?;
+        let mut making = Commit { layer: &self, root, tag, linked: BTreeMap::new() };
+        for effect in effects.iter().rev() {
+            making.remove(effect)?;
+        }
+        for effect in &effects {
+            making.make(effect)?;
+        }
+        making.finish_folders(&effects)?;
+        sync(root)
+    }
+}
+
+impl Effect {
+    fn makes_folder(&self) -> bool {
+        self.after.node == Node::Folder && self.before.node != Node::Folder
+    }
+
+    /// Whether anything but the time of a folder differs.
+    fn changes(&self) -> bool {
+        if self.before.node == Node::Folder && self.after.node == Node::Folder {
+            return self.before.content_fingerprint() != self.after.content_fingerprint();
+        }
+        (self.before.exists() || self.after.exists())
+            && (self.before.node != self.after.node || self.before.meta != self.after.meta)
+    }
+}
+
+struct Commit<'a> {
+    layer: &'a Layer,
+    root: &'a Root,
+    tag: &'a str,
+    /// Where files with several names went, by the name that comes first.
+    linked: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Commit<'_> {
+    /// Removes what is gone, or is a folder and will be none, innermost first.
+    fn remove(&self, effect: &Effect) -> Result<(), SnapshotError> {
+        let was_folder = effect.before.node == Node::Folder;
+        let will_be_folder = effect.after.node == Node::Folder;
+        let goes = effect.before.exists() && (!effect.after.exists() || was_folder != will_be_folder);
+        if !goes {
+            return Ok(());
+        }
+        let (folder, name) = self.root.parent_of(&effect.path)?;
+        let flags = if was_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        rustix::fs::unlinkat(&folder, name, flags)
+            .map_err(SnapshotError::io("cannot remove", &self.shown(&effect.path)))
+    }
+
+    fn make(&mut self, effect: &Effect) -> Result<(), SnapshotError> {
+        let shown = self.shown(&effect.path);
+        match &effect.after.node {
+            Node::Absent => Ok(()),
+            Node::Folder if effect.before.node == Node::Folder => Ok(()),
+            Node::Folder => {
+                let (folder, name) = self.root.parent_of(&effect.path)?;
+                rustix::fs::mkdirat(&folder, name, Mode::RWXU).map_err(SnapshotError::io("cannot create", &shown))
+            }
+            Node::HardLink(first) => {
+                let first = first.clone();
+                self.link(&first, effect)
+            }
+            Node::File(_) | Node::Symlink(_) => self.rename(effect),
+        }
+    }
+
+    /// Moves a file or link from the layer to its place: whoever looks sees the one or the other.
+    fn rename(&mut self, effect: &Effect) -> Result<(), SnapshotError> {
+        let shown = self.shown(&effect.path);
+        let (from, name) = self.layer.upper.parent_of(&effect.path)?;
+        let (to, _) = self.root.parent_of(&effect.path)?;
+        strip(&from, Path::new(name)).map_err(SnapshotError::io("cannot strip", &shown))?;
+        match rustix::fs::renameat(&from, name, &to, name) {
+            Err(Errno::XDEV) => self.copy(effect, &from, &to),
+            other => other.map_err(SnapshotError::io("cannot rename", &shown)),
+        }
+    }
+
+    /// The same where the layer lies on another file system: a copy beside its place, durable, then a rename.
+    fn copy(&mut self, effect: &Effect, from: &OwnedFd, to: &OwnedFd) -> Result<(), SnapshotError> {
+        let shown = self.shown(&effect.path);
+        let failed = |errno: Errno| SnapshotError::io("cannot copy", &shown)(errno);
+        let Some(name) = effect.path.file_name() else { return Ok(()) };
+        let temporary = temporary_name(self.tag);
+        if let Node::Symlink(target) = &effect.after.node {
+            rustix::fs::symlinkat(target.as_os_str(), to, &*temporary).map_err(failed)?;
+            crate::restore::set_link_meta(to, &temporary, &effect.after.meta).map_err(failed)?;
+        } else {
+            let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mut source = std::fs::File::from(rustix::fs::openat(from, name, read, Mode::empty()).map_err(failed)?);
+            let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = rustix::fs::openat(to, &*temporary, write, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+            let mut target = std::fs::File::from(made);
+            let filled = std::io::copy(&mut source, &mut target)
+                .map_err(SnapshotError::std("cannot copy", &shown))
+                .and_then(|_| {
+                    set_meta(
+                        &OwnedFd::from(target.try_clone().map_err(SnapshotError::std("cannot copy", &shown))?),
+                        &effect.after.meta,
+                        &shown,
+                    )
+                })
+                .and_then(|()| target.sync_all().map_err(SnapshotError::std("cannot sync", &shown)));
+            if let Err(error) = filled {
+                let _ = rustix::fs::unlinkat(to, &*temporary, AtFlags::empty());
+                return Err(error);
+            }
+        }
+        self.linked.insert(effect.path.clone(), effect.path.clone());
+        rustix::fs::renameat(to, &*temporary, to, name).map_err(failed)
+    }
+
+    /// Another name of a file of the layer.
+    fn link(&mut self, first: &Path, effect: &Effect) -> Result<(), SnapshotError> {
+        if !self.linked.contains_key(first) {
+            return self.rename(effect);
+        }
+        let failed = |errno: Errno| SnapshotError::io("cannot link", &self.shown(&effect.path))(errno);
+        let (from, from_name) = self.root.parent_of(first)?;
+        let (to, name) = self.root.parent_of(&effect.path)?;
+        let temporary = temporary_name(self.tag);
+        rustix::fs::linkat(&from, from_name, &to, &*temporary, AtFlags::empty()).map_err(failed)?;
+        rustix::fs::renameat(&to, &*temporary, &to, name).map_err(failed)
+    }
+
+    /// Gives the folders that the layer holds their times, and those that it changes owner, mode and attributes too, innermost first.
+    fn finish_folders(&self, effects: &[Effect]) -> Result<(), SnapshotError> {
+        let changed: BTreeSet<&Path> = effects.iter().map(|effect| effect.path.as_path()).collect();
+        for entry in self.layer.tree.entries.iter().rev().filter(|entry| entry.node == Node::Folder) {
+            let shown = self.shown(&entry.path);
+            let fd = self.root.open_beneath(&entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+            if changed.contains(entry.path.as_path()) {
+                set_meta(&fd, &entry.meta, &shown)?;
+            } else {
+                rustix::fs::futimens(&fd, &times(&entry.meta))
+                    .map_err(SnapshotError::io("cannot set times of", &shown))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shown(&self, path: &Path) -> PathBuf {
+        self.root.path().join(path)
+    }
+}
+
+/// Takes the kernel's own attributes off a name of the layer.
+fn strip(folder: &OwnedFd, name: &Path) -> rustix::io::Result<()> {
+    let through = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+    let mut names = vec![0u8; 64 * 1024];
+    let count = match rustix::fs::llistxattr(&through, &mut names) {
+        Ok(count) => count,
+        Err(Errno::NOTSUP) => 0,
+        Err(errno) => return Err(errno),
+    };
+    names.truncate(count);
+    let own: Xattrs = names
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(OVERLAY))
+        .map(|name| (name.to_vec(), Vec::new()))
+        .collect();
+    own.iter().try_for_each(|(name, _)| rustix::fs::lremovexattr(&through, name.as_slice()))
+}
+
+fn sync(root: &Root) -> Result<(), SnapshotError> {
+    let fd = root.open_beneath(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    rustix::fs::syncfs(&fd).map_err(SnapshotError::io("cannot sync", root.path()))
+}
