@@ -3,7 +3,7 @@
 //! Must never run a command with less around it than was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -90,11 +90,6 @@ impl Bench {
         &self.0
     }
 
-    /// One that is there already.
-    pub(crate) fn taken(at: PathBuf) -> Self {
-        Self(at)
-    }
-
     /// Its folder, which is not removed any more.
     pub(crate) fn into_kept(mut self) -> PathBuf {
         std::mem::take(&mut self.0)
@@ -121,7 +116,7 @@ impl Drop for Bench {
 
 /// Removes a folder of layers. What the kernel made for itself in it nobody may enter until it is opened up.
 pub(crate) fn remove(folder: &Path) {
-    if std::fs::remove_dir_all(folder).is_ok() {
+    if std::fs::remove_dir_all(folder).is_ok() || std::fs::remove_file(folder).is_ok() {
         return;
     }
     open_up(folder);
@@ -194,6 +189,29 @@ impl Confinement {
     fn elsewhere(&self) -> PathBuf {
         let name = schemas::Digest::of(self.layers.as_os_str().as_encoded_bytes()).hex();
         std::env::temp_dir().join(format!("backout-layers-{}", name.chars().take(16).collect::<String>()))
+    }
+
+    /// Notes durably what a commit will leave, so that after a crash nobody else is taken for it, nor it for anybody else.
+    pub(crate) fn announce(&self, run: &str, step: usize, left: &BTreeMap<String, String>) -> Result<(), DriverError> {
+        let path = self.announced_at(run, step);
+        let failed = |error| DriverError::io(format!("cannot write {}", path.display()), error);
+        let bytes = serde_json::to_vec(left).map_err(|error| DriverError::Image(error.to_string()))?;
+        let part = path.with_extension("part");
+        let mut file =
+            std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&part).map_err(failed)?;
+        std::io::Write::write_all(&mut file, &bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+        std::fs::rename(&part, &path).map_err(failed)?;
+        std::fs::File::open(&self.layers).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+
+    /// What the commit of a step of a dead process was to leave, where it began one.
+    pub(crate) fn announced(&self, run: &str, step: usize) -> Option<BTreeMap<String, String>> {
+        let bytes = std::fs::read(self.announced_at(run, step)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn announced_at(&self, run: &str, step: usize) -> PathBuf {
+        self.layers.join(format!("commit-{run}-{step}.json"))
     }
 
     /// Removes what a dead process of `run` left, and what nobody has asked for in a long time.

@@ -2,6 +2,7 @@
 //!
 //! Must never commit what differs from what was assessed, nor what was not declared.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kernel::{BeforeImage, Cancel, DriverError, Output, Scope, StepSpec};
@@ -115,7 +116,7 @@ impl Command {
     }
 
     /// The layer that was assessed.
-    fn kept(&self, step: &StepSpec, params: &Run) -> Result<Tried, DriverError> {
+    fn kept(&self, step: &StepSpec, params: &Run, run: &str) -> Result<Tried, DriverError> {
         let Some(wanted) = pinned(step) else {
             let text =
                 "what the step does could not be assessed, so that there is nothing to commit as it was".to_owned();
@@ -130,7 +131,12 @@ impl Command {
             ));
         }
         let output = Output { exit_code: Some(0), ..Output::default() };
-        Ok(Tried { bench: Bench::taken(kept), roots, output })
+        // From here on it is the run's own: what a dead run leaves of it is cleared.
+        let bench = self.confined()?.bench(&roots, run)?;
+        let into = bench.path().to_owned();
+        std::fs::rename(&kept, &into)
+            .map_err(|error| DriverError::io(format!("cannot take {}", kept.display()), error))?;
+        Ok(Tried { bench, roots, output })
     }
 
     /// Runs the step over layers, or takes the one that was approved, and commits it.
@@ -142,7 +148,7 @@ impl Command {
         scope: &Scope,
     ) -> Result<Output, DriverError> {
         let tried = match params.commit {
-            Some(Commit::Approved) => self.kept(step, params)?,
+            Some(Commit::Approved) => self.kept(step, params, &scope.run)?,
             Some(Commit::Rerun) | None => self.in_layers(step, params, &scope.run, &scope.cancel)?,
         };
         let failed = |error: DriverError, output: &Output| DriverError::Exit {
@@ -157,6 +163,7 @@ impl Command {
             return Err(DriverError::Stopped { output: tried.output });
         }
         let data: Before = before.data()?;
+        self.confined()?.announce(&scope.run, step.ix.at(), &announced(&touched))?;
         for part in touched {
             if part.effects.is_empty() {
                 continue;
@@ -294,6 +301,18 @@ fn digest_of(touched: &[Touched]) -> Digest {
     Digest::of(text.as_bytes())
 }
 
+/// What the commit will leave, by resource.
+fn announced(touched: &[Touched]) -> BTreeMap<String, String> {
+    let effects = touched.iter().flat_map(|part| part.effects.iter().map(move |effect| (part, effect)));
+    effects
+        .map(|(part, effect)| {
+            let after = &effect.after;
+            let print = if after.exists() { after.content_fingerprint() } else { "absent".to_owned() };
+            (part.resource(effect).to_string(), print)
+        })
+        .collect()
+}
+
 fn describe(assessed: &mut StepAssessment, part: &Touched, tried: &Tried) {
     let size = |entry: &snapshots::Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
     let number = tried.roots.iter().position(|root| *root == part.root).unwrap_or(0);
@@ -338,7 +357,7 @@ fn moves(part: &Touched) -> Vec<String> {
         Node::File(content) if content.size > 0 => Some(content.hash.to_string()),
         _ => None,
     };
-    let gone: std::collections::BTreeMap<String, &Path> = part
+    let gone: BTreeMap<String, &Path> = part
         .effects
         .iter()
         .filter(|effect| !effect.after.exists())
@@ -352,8 +371,8 @@ fn moves(part: &Touched) -> Vec<String> {
 }
 
 /// Fingerprints of what is declared, and how many names lie in it.
-fn look(step: &StepSpec) -> Result<(std::collections::BTreeMap<String, String>, u64), DriverError> {
-    let (mut prints, mut whole) = (std::collections::BTreeMap::new(), 0);
+fn look(step: &StepSpec) -> Result<(BTreeMap<String, String>, u64), DriverError> {
+    let (mut prints, mut whole) = (BTreeMap::new(), 0);
     for (root, paths) in declared(step)? {
         let opened = Root::open(&root).map_err(snapshot_failed)?;
         for path in paths {

@@ -147,8 +147,10 @@ impl Command {
         let before: Before = before.data()?;
         let compared = self.compare(&before)?;
         let mut seen = Seen { observable: way.files_only, ..Seen::default() };
+        let announced = self.confinement.as_ref().filter(|_| scope.alive_until_ms.is_some());
+        let announced = announced.and_then(|confinement| confinement.announced(&scope.run, step.ix.at()));
         for part in &compared {
-            part.note(&mut seen, scope.alive_until_ms);
+            part.note(&mut seen, scope.alive_until_ms, announced.as_ref());
         }
         if !way.captures.is_empty() {
             let now = self.capture(step, &params, &way, scope)?;
@@ -225,7 +227,8 @@ impl Compared<'_> {
         format!("file:{}", self.watched.root.join(path).display())
     }
 
-    fn note(&self, seen: &mut Seen, alive_until_ms: Option<i64>) {
+    /// After a crash, `announced` is what the commit of a contained step was to leave: that alone is the step's, whenever it came.
+    fn note(&self, seen: &mut Seen, alive_until_ms: Option<i64>, announced: Option<&BTreeMap<String, String>>) {
         for difference in self.was.differences(&self.is) {
             let uri = self.uri(difference.path());
             let print = |entry: Option<&Entry>| entry.filter(|entry| entry.exists()).map(Entry::fingerprint);
@@ -240,12 +243,21 @@ impl Compared<'_> {
             };
             let only_time = timeless(difference.before) == timeless(difference.after);
             let changed_ms = difference.after.map_or(0, |entry| entry.stamp.ctime_ns / 1_000_000);
-            if !only_time && alive_until_ms.is_some_and(|alive| changed_ms > alive) {
+            let is_folder = |entry: Option<&Entry>| entry.is_some_and(|e| e.node == snapshots::Node::Folder);
+            let foreign = match announced {
+                // On the way a name that changes its type is nothing, and a folder gets owner and mode last.
+                Some(left) => {
+                    let is = timeless(difference.after);
+                    let on_the_way = is == "absent" || is_folder(difference.after);
+                    left.get(&uri).is_none_or(|wanted| *wanted != is && !on_the_way)
+                }
+                None => alive_until_ms.is_some_and(|alive| changed_ms > alive),
+            };
+            if !only_time && foreign {
                 seen.late.push(uri.clone());
             }
             seen.after.files.insert(uri.clone(), timeless(difference.after));
             // The time of a folder in which names change is a consequence, not a change of its own.
-            let is_folder = |entry: Option<&Entry>| entry.is_some_and(|e| e.node == snapshots::Node::Folder);
             if !(only_time && is_folder(difference.before)) {
                 seen.changes.push(Change { resource: uri, change, before, after, rows: None });
             }
