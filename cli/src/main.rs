@@ -13,6 +13,7 @@ mod lineage;
 mod look;
 mod output;
 mod problem;
+mod revoke;
 mod rules;
 mod site;
 mod standing;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kernel::Facts;
 use policy::{Inventory, SiteFacts, Tier};
-use schemas::{Digest, Resource};
+use schemas::{Covers, Digest, Resource};
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
@@ -57,6 +57,23 @@ struct Environment {
     /// Largest share of a table or folder that a step may delete, in percent.
     #[serde(default = "default_share")]
     max_delete_share: u64,
+    /// What agents act with here, and how it is taken from them.
+    #[serde(default)]
+    credentials: Vec<Credential>,
+}
+
+/// What an agent acts with: a database role, a key of a cloud, a token.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Credential {
+    /// What people call it.
+    pub(crate) name: String,
+    /// The agent whose it is; of every agent where left out.
+    pub(crate) agent: Option<String>,
+    /// The command that revokes it; revoking twice must be all right.
+    pub(crate) revoke: Vec<String>,
+    /// A command that uses it: once it is revoked, this must fail.
+    pub(crate) probe: Vec<String>,
 }
 
 fn default_share() -> u64 {
@@ -88,6 +105,13 @@ impl Site {
         let relative = |it: &&Environment| it.roots.is_empty() || it.roots.iter().any(|root| !root.is_absolute());
         if let Some((name, _)) = site.environments.iter().find(|(_, it)| relative(it)) {
             return Err(usage(format!("environment {name}: roots are absolute paths, at least one")));
+        }
+        let all = site.environments.iter().flat_map(|(name, it)| it.credentials.iter().map(move |it| (name, it)));
+        if let Some((name, it)) = all.into_iter().find(|(_, it)| it.revoke.is_empty() || it.probe.is_empty()) {
+            return Err(usage(format!(
+                "environment {name}: credential {} needs the commands revoke and probe",
+                it.name
+            )));
         }
         if let Some((name, it)) = site.environments.iter().find(|(_, it)| it.max_delete_share > 100) {
             return Err(usage(format!(
@@ -130,6 +154,24 @@ impl Site {
             return Err(refuse(format!("{place} names the environment {name:?}, and backout.toml has {known}")));
         }
         Ok(inventory)
+    }
+
+    /// Every root with its environment.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.environments.iter().flat_map(|(name, it)| it.roots.iter().map(move |root| (name.as_str(), root.as_path())))
+    }
+
+    /// What can be revoked in an environment.
+    pub(crate) fn credentials<'a>(&'a self, covers: &'a Covers) -> impl Iterator<Item = (&'a str, &'a Credential)> {
+        let here = move |name: &str| covers.environment.as_deref().is_none_or(|wanted| wanted == name);
+        let of = move |it: &Credential| match (&covers.agent, &it.agent) {
+            (Some(wanted), Some(agent)) => wanted == agent,
+            _ => true,
+        };
+        let each = self.environments.iter().filter(move |(name, _)| here(name));
+        each.flat_map(move |(name, it)| {
+            it.credentials.iter().filter(move |it| of(it)).map(move |it| (name.as_str(), it))
+        })
     }
 
     /// Whether it has an environment of this name.

@@ -94,6 +94,8 @@ impl Event {
             | R::Refused { .. }
             | R::Stopped { .. }
             | R::Lifted { .. }
+            | R::Revoked { .. }
+            | R::Incident { .. }
             | R::Gated { .. }
             | R::Approved { .. }
             | R::RunOpened { .. }

@@ -25,6 +25,8 @@ mod wanted;
 pub use client::{Launcher, Started};
 pub use messages::{Ended, Report, Tried};
 pub use server::serve;
+pub use sys::landlock_version;
+pub use wall::has_pid_limit;
 pub use wanted::{Layer, Limits, View, Wanted};
 
 /// The word by which the program is started as the launcher.

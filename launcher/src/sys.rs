@@ -113,6 +113,14 @@ pub(crate) fn refuse(listener: impl AsFd, call: &Referred, errno: i32) {
     unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
 }
 
+/// The version of Landlock that the kernel has; 0 where it has none.
+pub fn landlock_version() -> i64 {
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag the call takes no memory and says a number.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION) };
+    version.max(0)
+}
+
 /// Ends every process that this one may signal but itself and the init of its namespace.
 pub(crate) fn kill_all() {
     // SAFETY: the call takes no memory. INVARIANT: only the init of a pid namespace calls it, where it reaches no process outside.

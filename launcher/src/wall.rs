@@ -46,12 +46,17 @@ pub(crate) fn limit(limits: &Limits) -> Result<(), Failed> {
 /// Fewest numbers of processes that the kernel takes for a namespace.
 const FEWEST: u64 = 301;
 
+/// Whether the kernel limits the processes of each pid namespace.
+pub fn has_pid_limit() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 14)
+}
+
 /// Lets no more processes than that be in the pid namespace of this process: `RLIMIT_NPROC` does not count those of root. A
 /// namespace has a limit of its own since Linux 6.14; before, the number would be that of the machine and is left alone.
 pub(crate) fn limit_processes(limits: &Limits) -> Result<(), Failed> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (6, 14) {
+    if !has_pid_limit() {
         return Ok(());
     }
     let failed = || trying::<Errno>("cannot limit the number of processes");

@@ -106,6 +106,10 @@ pub enum RecordBody {
     LimitRaised { limit: String, subject: String, by: u64, expires: Timestamp, document: Digest, owner: String },
     /// Somebody stopped something: a file in the folder of stops, named by its digest.
     Stopped { stop: Digest, id: String, covers: String },
+    /// A credential was revoked after a stop, or could not be: `refused` says whether using it fails now.
+    Revoked { stop: String, credential: String, environment: String, refused: bool, detail: String },
+    /// A step of the runbook after an incident.
+    Incident { id: String, session: String, step: String, detail: String },
     /// Operators lifted a stop.
     Lifted { id: String, lift: Digest, owners: Vec<String> },
     /// The gate signed a manifest.

@@ -45,7 +45,8 @@ pub(crate) fn test() -> Result<(), String> {
 /// The long crash tests, of runs and of the commit of a layer: at least 500 kills each unless told otherwise.
 pub(crate) fn crash(args: &[String]) -> Result<(), String> {
     let kills = args.first().map_or("500", String::as_str);
-    let words = ["test", "--release", "--locked", "-p", "tests", "--test", "crash", "--test", "overlay", "--", "--nocapture"];
+    let words =
+        ["test", "--release", "--locked", "-p", "tests", "--test", "crash", "--test", "overlay", "--", "--nocapture"];
     cargo(&words, &[("BACKOUT_KILLS", kills)])
 }
 

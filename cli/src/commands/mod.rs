@@ -3,7 +3,9 @@
 mod approvals;
 mod approve;
 mod demo;
+mod doctor;
 mod gate;
+mod incident;
 mod init;
 mod key;
 mod limits;
@@ -106,6 +108,11 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Verify the log, every receipt and the before-images that an undo would need
     Verify(verify::VerifyArgs),
+    /// Tell what this machine can do, what that costs in promises, and the fix
+    Doctor,
+    /// The first minutes after something went wrong: stop, preserve, assess, contain, plan
+    #[command(subcommand)]
+    Incident(incident::IncidentCommand),
     /// Print a JSON Schema
     Schema(schema::SchemaArgs),
     /// Make a small production in a temporary folder and show all of it
@@ -136,6 +143,8 @@ pub(crate) fn run(cli: &Cli, output: &Output) -> Result<ExitCode, Problem> {
         Command::Recover(args) => recover::run(args, &home()?, output),
         Command::Replay(args) => replay::run(args, &home()?, output),
         Command::Verify(args) => verify::run(args, &home()?, output),
+        Command::Doctor => doctor::run(&home()?, output),
+        Command::Incident(command) => incident::run(command, &home()?, output),
         Command::Schema(args) => schema::run(args, output),
         Command::Demo(args) => demo::run(args, output),
     }

@@ -6,11 +6,13 @@ use schemas::{
     Code, Covers, Digest, Document as _, Envelope, ExitCode, Lift, RecordBody, Statement, Stop, Subject, Then,
 };
 
-use crate::commands::recover::runs;
+use crate::commands::recover::{RunLine, runs};
+use crate::commands::undo::{self, UndoArgs};
 use crate::flow;
 use crate::home::{Home, who, write_durably};
 use crate::output::{Output, table};
 use crate::problem::Problem;
+use crate::revoke::{self, Outcome};
 use crate::stops::{self, FOLDER};
 
 #[derive(Debug, Args)]
@@ -36,6 +38,9 @@ pub(crate) struct StopArgs {
     /// What becomes of what runs
     #[arg(long, default_value = "hold")]
     then: ThenWord,
+    /// Take their credentials from the agents, by the commands of the site, before anything is put back
+    #[arg(long)]
+    revoke: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -72,45 +77,93 @@ pub(crate) fn stop(args: &StopArgs, home: &Home, output: &Output) -> Result<Exit
             "backout stop --all, or --session, --agent, --environment, --kind",
         ));
     }
-    let id = ulid::Ulid::generate().to_string().to_lowercase();
-    let stop = Stop {
-        id: id.clone(),
-        covers,
-        reason: args.reason.clone(),
-        by: who(),
-        time: Timestamp::now(),
-        then: match args.then {
-            ThenWord::Hold => Then::Hold,
-            ThenWord::Undo => Then::Undo,
-        },
+    // What is put back while the agent can still act may be done again: first it is held, then revoked.
+    let then = match (args.then, args.revoke) {
+        (ThenWord::Undo, false) => Then::Undo,
+        (ThenWord::Hold, _) | (ThenWord::Undo, true) => Then::Hold,
     };
-    let bytes = serde_json::to_vec(&stop).unwrap_or_default();
-    let path = home.path(FOLDER).join(format!("{id}.stop.json"));
-    write_durably(&path, &bytes, 0o644)
-        .map_err(|error| Problem::failure(&format!("NOT STOPPED: cannot write {}", path.display()), &error))?;
+    let (stop, noted) = put(home, covers, &args.reason, then)?;
+    let id = stop.id.clone();
     let reached = reached(home, &stop);
-    // The runner holds the journal while it runs, and notes there why it halted. Otherwise it is noted here.
-    let noted =
-        home.note_now(RecordBody::Stopped { stop: Digest::of(&bytes), id: id.clone(), covers: stop.covers.text() });
-    let value = serde_json::json!({"stop": stop, "reached": reached.as_ref().ok(), "unknown": reached.as_ref().err(), "noted": noted.is_ok()});
+    let revoked = if args.revoke { revoke_all(home, &stop)? } else { Vec::new() };
+    let value = serde_json::json!({"stop": stop, "reached": reached.as_ref().ok(), "unknown": reached.as_ref().err(), "noted": noted, "revoked": revoked});
     output.result(&value, || {
         let told = match &reached {
             Ok(runs) if runs.is_empty() => "nothing that it covers was running".to_owned(),
             Ok(runs) => format!("told to halt: {}", runs.join(", ")),
             Err(error) => format!("what was running cannot be told ({error}); the stop stands all the same"),
         };
+        let revoked: String = revoked.iter().map(|outcome| outcome.told() + "\n").collect();
+        let none = if args.revoke && revoked.is_empty() {
+            "the site names no credentials of it: nothing was revoked\n"
+        } else {
+            ""
+        };
         format!(
-            "stopped {}: {told}\nnothing of it starts or goes on, also after a restart\n\
+            "stopped {}: {told}\n{revoked}{none}nothing of it starts or goes on, also after a restart\n\
              next: backout status\n      backout resume {id} --as OPERATOR{} --reason TEXT, once it may go on\n",
             stop.covers.text(),
             if stop.covers.is_all() { " --as ANOTHER" } else { "" }
         )
     });
+    if revoked.iter().any(|outcome| !outcome.refused) {
+        let title = "stopped, but not everything could be revoked: nothing was put back";
+        return Err(Problem::new(
+            ExitCode::Failure,
+            Code::FAILURE,
+            title,
+            "revoke it by hand, then backout undo SESSION",
+        ));
+    }
+    if args.revoke && matches!(args.then, ThenWord::Undo) {
+        return undo_reached(home, &stop, output);
+    }
     Ok(ExitCode::Done)
+}
+
+/// Writes a stop, and notes it where the journal is free: the runner that holds it notes there why it halted.
+fn put(home: &Home, covers: Covers, reason: &str, then: Then) -> Result<(Stop, bool), Problem> {
+    let id = ulid::Ulid::generate().to_string().to_lowercase();
+    let stop = Stop { id: id.clone(), covers, reason: reason.to_owned(), by: who(), time: Timestamp::now(), then };
+    let bytes = serde_json::to_vec(&stop).unwrap_or_default();
+    let path = home.path(FOLDER).join(format!("{id}.stop.json"));
+    write_durably(&path, &bytes, 0o644)
+        .map_err(|error| Problem::failure(&format!("NOT STOPPED: cannot write {}", path.display()), &error))?;
+    let noted = home.note_now(RecordBody::Stopped { stop: Digest::of(&bytes), id, covers: stop.covers.text() });
+    Ok((stop, noted.is_ok()))
+}
+
+/// Stops a session and holds it.
+pub(crate) fn session(home: &Home, session: &str, reason: &str) -> Result<Stop, Problem> {
+    let covers = Covers { session: Some(session.to_owned()), ..Covers::default() };
+    put(home, covers, reason, Then::Hold).map(|(stop, _)| stop)
+}
+
+fn revoke_all(home: &Home, stop: &Stop) -> Result<Vec<Outcome>, Problem> {
+    let records = home.journal().and_then(|journal| flow::records(&journal)).unwrap_or_default();
+    revoke::all(home, &stop.id, &stop.covers, &records)
+}
+
+/// Puts back every run that the stop reached, once nothing can act with its credentials any more.
+fn undo_reached(home: &Home, stop: &Stop, output: &Output) -> Result<ExitCode, Problem> {
+    let runs =
+        open_runs(home, stop).map_err(|text| Problem::usage(text, "backout status, then backout undo SESSION"))?;
+    let mut code = ExitCode::Done;
+    for line in runs {
+        let args = UndoArgs { run: line.run, around: false, dry_run: false };
+        let ended = undo::run(&args, home, output)?;
+        code = if ended == ExitCode::RolledBack { code } else { ended };
+    }
+    Ok(code)
 }
 
 /// Runs that have not ended and that the stop covers.
 fn reached(home: &Home, stop: &Stop) -> Result<Vec<String>, String> {
+    let told = |line: RunLine| format!("{} of session {}", line.run, line.session);
+    Ok(open_runs(home, stop)?.into_iter().map(told).collect())
+}
+
+fn open_runs(home: &Home, stop: &Stop) -> Result<Vec<RunLine>, String> {
     let journal = home.journal().map_err(|problem| problem.title)?;
     let records = flow::records(&journal).map_err(|problem| problem.title)?;
     let drivers = home.drivers().map_err(|problem| problem.title)?;
@@ -125,7 +178,7 @@ fn reached(home: &Home, stop: &Stop) -> Result<Vec<String>, String> {
             Err(_) => true,
         };
         if covered {
-            out.push(format!("{} of session {}", line.run, line.session));
+            out.push(line);
         }
     }
     Ok(out)

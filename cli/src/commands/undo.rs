@@ -16,13 +16,13 @@ use crate::standing::{changed_since, later_writers};
 #[derive(Debug, Args)]
 pub(crate) struct UndoArgs {
     /// The session or run
-    run: String,
+    pub(crate) run: String,
     /// Put back what can be, and end stuck on what somebody changed since
     #[arg(long)]
-    around: bool,
+    pub(crate) around: bool,
     /// Only look whether it could be put back
     #[arg(long)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
