@@ -36,6 +36,9 @@ const SECRETS: [&str; 8] = [
 
 /// Builds the view and makes it the root of this process.
 pub(crate) fn build(wanted: &Wanted) -> Result<(), Failed> {
+    if wanted.view == View::Bare {
+        return Ok(());
+    }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(trying("cannot make mounts private"))?;
     match &wanted.view {

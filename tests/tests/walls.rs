@@ -284,3 +284,32 @@ fn what_cannot_be_set_up_is_never_taken_for_the_programs_own_exit() {
     wanted.scratch = cage.path("missing");
     assert!(matches!(cage.start(&wanted).0, Report::Setup { .. }));
 }
+
+#[test]
+fn a_program_on_the_machine_itself_writes_what_it_may_and_nothing_else() {
+    for cage in [Some(Cage::new()), Cage::of_user()].into_iter().flatten() {
+        let (mut wanted, _) =
+            cage.wanted(&["sh", "-c", "echo x > file; echo y > ../other/file; cat ../state/key; exit 0"]);
+        wanted.view = launcher::View::Machine;
+        wanted.network = true;
+        let (report, text) = cage.start(&wanted);
+        assert!(matches!(&report, Report::Ended(ended) if ended.code == 0), "{report:?} {text}");
+        assert!(cage.still("world/file", "x\n") && cage.still("other/file", "outside\n"), "{text}");
+        assert!(!text.contains("SECRET"), "{text}");
+    }
+}
+
+#[test]
+fn a_program_that_is_known_to_only_read_writes_nothing_and_needs_no_namespace() {
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = mounts();
+    for cage in [Some(Cage::new()), Cage::of_user()].into_iter().flatten() {
+        let (mut wanted, _) = cage.wanted(&["sh", "-c", "cat file; echo x > file; setsid sleep 600 & exit 0"]);
+        wanted.view = launcher::View::Bare;
+        wanted.writes.clear();
+        let (report, text) = cage.start(&wanted);
+        assert!(matches!(&report, Report::Ended(ended) if ended.code == 0 && ended.left == 1), "{report:?} {text}");
+        assert!(text.starts_with("first\n") && cage.still("world/file", "first\n"), "{text}");
+    }
+    assert_eq!(mounts(), before, "nothing of the machine's mounts was touched");
+}

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         "schemas" => run::schemas(),
         "crash" => run::crash(&rest),
         "bench" => bench::bench(&rest),
-        _ => Err("cargo xtask test | schemas | crash [KILLS] | bench [runs|snapshots]".to_owned()),
+        _ => Err("cargo xtask test | schemas | crash [KILLS] | bench [runs|snapshots|contain|stops]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

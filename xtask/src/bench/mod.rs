@@ -16,16 +16,26 @@ struct Cost {
     peak_mb: f64,
 }
 
-/// `cargo xtask bench runs [STEPS] [SHAPE]`, `cargo xtask bench snapshots [small|big]`.
+/// `cargo xtask bench runs [STEPS] [SHAPE]`, `cargo xtask bench snapshots [small|big]`, `cargo xtask bench contain`,
+/// `cargo xtask bench stops [ROUNDS]`.
 pub(crate) fn bench(args: &[String]) -> Result<(), String> {
     install(&[("time", "time"), ("make", "make")])?;
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["runs", rest @ ..] => runs::bench(rest),
         ["snapshots", rest @ ..] => trees::bench(rest),
+        ["contain"] => example("contain", &[]),
+        ["stops", rest @ ..] => example("stops", rest),
         [] => runs::bench(&[]).and_then(|()| trees::bench(&[])),
-        _ => Err("bench runs [STEPS] [chain|wide|layered] | bench snapshots [small|big]".to_owned()),
+        _ => Err("bench runs [STEPS] [chain|wide|layered] | bench snapshots [small|big] | bench contain | bench stops [ROUNDS]".to_owned()),
     }
+}
+
+/// Runs a measuring program of the test kit.
+fn example(name: &str, rest: &[&str]) -> Result<(), String> {
+    install(&[("bwrap", "bubblewrap")])?;
+    let words = [&["run", "--release", "--locked", "-q", "-p", "tests", "--example", name, "--"], rest].concat();
+    crate::run::cargo(&words, &[])
 }
 
 /// A folder of this process for what is measured.

@@ -1,0 +1,193 @@
+//! Measures what containment costs: starts, file work, commits. Paired: every round measures each way once, the figures are medians.
+//! Run by `cargo xtask bench contain`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use launcher::View;
+use snapshots::{Layer, Root, scan};
+use tests::cage::Cage;
+
+const STARTS: usize = 200;
+const ROUNDS: usize = 5;
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64() * 1000.0
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let from = Instant::now();
+    work();
+    from.elapsed()
+}
+
+fn plain(argv: &[&str], cwd: &Path) {
+    let mut command = Command::new(argv[0]);
+    command.args(&argv[1..]).current_dir(cwd).stdin(Stdio::null()).stdout(Stdio::null());
+    assert!(command.status().unwrap().success(), "{argv:?}");
+}
+
+fn walled(cage: &Cage, argv: &[&str], view: Option<View>) {
+    let (mut wanted, _) = cage.wanted(argv);
+    if let Some(view) = view {
+        wanted.view = view;
+        wanted.network = true;
+    }
+    let from = Instant::now();
+    let (report, text) = cage.start(&wanted);
+    assert!(matches!(&report, launcher::Report::Ended(ended) if ended.code == 0), "{report:?} {text}");
+    LAST.with(|last| last.set(from.elapsed()));
+}
+
+thread_local! {
+    /// The time of the last launch alone: making folders for its layer is not the launch.
+    static LAST: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+fn starts(cage: &Cage, who: &str) {
+    let names = [
+        "posix_spawn",
+        "Landlock + seccomp",
+        "machine, pid + mount + ipc namespaces",
+        "layer, everything",
+        "bwrap, everything but a layer",
+    ];
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); names.len()];
+    let bwrap = [
+        "bwrap",
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        "--symlink",
+        "usr/bin",
+        "/bin",
+        "--symlink",
+        "usr/lib",
+        "/lib",
+        "--symlink",
+        "usr/lib64",
+        "/lib64",
+        "--ro-bind",
+        "/etc",
+        "/etc",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--unshare-all",
+        "--die-with-parent",
+        "/bin/true",
+    ];
+    let has_bwrap = Command::new("bwrap").arg("--version").stdout(Stdio::null()).status().is_ok();
+    for _ in 0..STARTS {
+        times[0].push(timed(|| plain(&["/bin/true"], Path::new("/"))));
+        for (at, view) in [(1, Some(View::Bare)), (2, Some(View::Machine)), (3, None)] {
+            walled(cage, &["/bin/true"], view);
+            times[at].push(LAST.with(std::cell::Cell::get));
+        }
+        if has_bwrap {
+            times[4].push(timed(|| plain(&bwrap, Path::new("/"))));
+        }
+    }
+    let base = median(&mut times[0]);
+    println!("\n| start of /bin/true, {who} | ms | over posix_spawn |\n|---|---|---|");
+    for (name, times) in names.iter().zip(&mut times).filter(|(_, times)| !times.is_empty()) {
+        let one = median(times);
+        println!("| {name} | {one:.2} | {:+.2} |", one - base);
+    }
+}
+
+fn large(cage: &Cage) {
+    let mut small: Vec<Duration> = (0..STARTS)
+        .map(|_| {
+            walled(cage, &["/bin/true"], None);
+            LAST.with(std::cell::Cell::get)
+        })
+        .collect();
+    let ballast = vec![1u8; 1 << 30];
+    let mut big: Vec<Duration> = (0..STARTS)
+        .map(|_| {
+            walled(cage, &["/bin/true"], None);
+            LAST.with(std::cell::Cell::get)
+        })
+        .collect();
+    assert_eq!(ballast[ballast.len() / 2], 1);
+    let (small, big) = (median(&mut small), median(&mut big));
+    println!(
+        "\nstart over a layer from a runner with 1 GiB resident: {big:.2} ms, from a small one {small:.2} ms: {:.2}x",
+        big / small
+    );
+}
+
+const TREE: &str =
+    "mkdir -p d && cd d && for a in $(seq 100); do mkdir $a; for b in $(seq 100); do echo $a $b > $a/$b; done; done";
+
+/// Work on 10,000 files: natively in a folder of its own, and over a layer.
+fn work() {
+    println!("\n| 10,000 files | native ms | over a layer ms | ratio |\n|---|---|---|---|");
+    let lines = [
+        ("find and stat", "find d -type f -size +100k"),
+        ("read all", "cat d/*/* > /dev/null"),
+        ("grep", "grep -rc x d > /dev/null; true"),
+        ("make a hundred more", "for n in $(seq 100); do echo x > d/1/new$n; done"),
+        ("sed -i on 1,000", "sed -i s/1/2/ d/1?/*"),
+        ("tar", "tar cf /dev/null --exclude=nothing d/. > /dev/null"),
+        ("chmod -R 1,000", "chmod -R 700 d/2?"),
+        ("git status of all", "cd d && git init -q . && git add . && git status --short > /dev/null"),
+    ];
+    for (name, line) in lines {
+        let (mut native, mut over) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let cage = Cage::new();
+            for folder in ["world", "other"] {
+                plain(&["sh", "-c", TREE], &cage.path(folder));
+            }
+            native.push(timed(|| plain(&["sh", "-c", line], &cage.path("other"))));
+            walled(&cage, &["sh", "-c", line], None);
+            over.push(LAST.with(std::cell::Cell::get));
+        }
+        let (native, over) = (median(&mut native), median(&mut over));
+        println!("| {name} | {native:.0} | {over:.0} | {:.2} |", over / native);
+    }
+}
+
+fn commits() {
+    let (mut ours, mut reading, mut copying) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let cage = Cage::new();
+        plain(&["sh", "-c", TREE], &cage.path("world"));
+        let world = cage.path("world");
+        let root = Root::open(&world).unwrap();
+        let was = scan(&root, &[Default::default()], None).unwrap();
+        let came = cage.sh("sed -i s/^/x/ d/*/*");
+        assert_eq!(came.code(), 0, "{came:?}");
+        copying.push(timed(|| {
+            plain(&["cp", "-a", came.upper.to_str().unwrap(), cage.path("copy").to_str().unwrap()], Path::new("/"));
+            plain(&["sync", "-f", cage.path("copy").to_str().unwrap()], Path::new("/"));
+        }));
+        let from = Instant::now();
+        let layer = Layer::read(&came.upper).unwrap();
+        reading.push(from.elapsed());
+        ours.push(timed(|| layer.commit(&root, &was, "bench").unwrap()));
+    }
+    let (ours, reading, copying) = (median(&mut ours), median(&mut reading), median(&mut copying));
+    println!(
+        "\ncommit of 10,000 changed files, durable: {ours:.0} ms (and {reading:.0} ms to read the layer); cp -a of them with sync: {copying:.0} ms: {:.2}x",
+        (ours + reading) / copying
+    );
+}
+
+fn main() {
+    let cage = Cage::new();
+    starts(&cage, "root");
+    if let Some(cage) = Cage::of_user() {
+        starts(&cage, "an ordinary user");
+    }
+    large(&cage);
+    work();
+    commits();
+}
