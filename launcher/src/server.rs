@@ -3,7 +3,7 @@
 //! Must never outlive whoever asks it: when the socket closes, it ends.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Seek as _};
+use std::io::{IoSliceMut, Read as _, Seek as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,6 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use crate::keeper;
 use crate::messages::Report;
 use crate::sys::{self, Half};
+use crate::wall;
 use crate::wanted::Wanted;
 
 /// What comes with a request, in this order: the request, the control socket, input, output, error output.
@@ -30,6 +31,8 @@ pub fn serve() -> u8 {
     let Ok(requests) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3) else { return 1 };
     let _ = rustix::thread::set_name(c"backout-exec");
     sys::wait_for_children(false);
+    // Whoever is forked has them ready.
+    wall::build_filters();
     loop {
         match receive(&requests) {
             Ok(Some(parts)) => take(parts),
@@ -80,5 +83,7 @@ fn take(parts: Vec<OwnedFd>) {
 fn wanted(request: OwnedFd) -> std::io::Result<Wanted> {
     let mut file = File::from(request);
     file.rewind()?;
-    serde_json::from_reader(file).map_err(std::io::Error::other)
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    serde_json::from_slice(&bytes).map_err(std::io::Error::other)
 }

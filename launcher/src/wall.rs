@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
@@ -215,23 +216,46 @@ const NEW_NAMESPACES: [libc::c_int; 7] = [
 /// Kinds of sockets that stay on the machine.
 const LOCAL: [libc::c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
+/// The filters: of what the kernel is said not to have, and of what is told, without and with the network.
+struct Filters {
+    unknown: BpfProgram,
+    told: [BpfProgram; 2],
+}
+
+/// Built once, by the process that forks.
+static FILTERS: OnceLock<Result<Filters, String>> = OnceLock::new();
+
+/// Builds the filters before they are needed.
+pub(crate) fn build_filters() {
+    let _ = FILTERS.get_or_init(|| built().map_err(|error| error.to_string()));
+}
+
+fn built() -> Result<Filters, seccompiler::Error> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let build =
+        |rules: BTreeMap<i64, Vec<SeccompRule>>, action: SeccompAction| -> Result<BpfProgram, seccompiler::Error> {
+            Ok(BpfProgram::try_from(SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?)?)
+        };
+    let unknown = UNKNOWN.iter().map(|call| (*call, Vec::new())).collect();
+    let unknown = without_x32(build(unknown, SeccompAction::Errno(libc::ENOSYS as u32))?);
+    let listened = |network| -> Result<BpfProgram, seccompiler::Error> {
+        let program = build(told(network)?, SeccompAction::Trace(MARK))?;
+        Ok(program.into_iter().map(to_listener).collect())
+    };
+    Ok(Filters { unknown, told: [listened(false)?, listened(true)?] })
+}
+
 /// Puts both filters on; what the second one refers comes to the listener.
 pub(crate) fn calls(network: bool) -> Result<Option<OwnedFd>, Failed> {
-    let failed =
-        |error: seccompiler::Error| ("cannot build the wall around calls".to_owned(), std::io::Error::other(error));
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(error.into()))?;
-    let build = |rules: BTreeMap<i64, Vec<SeccompRule>>, action: SeccompAction| -> Result<BpfProgram, Failed> {
-        let filter =
-            SeccompFilter::new(rules, SeccompAction::Allow, action, arch).map_err(|error| failed(error.into()))?;
-        BpfProgram::try_from(filter).map_err(|error| failed(error.into()))
+    build_filters();
+    let failed = |text: &str| ("cannot build the wall around calls".to_owned(), std::io::Error::other(text.to_owned()));
+    let Some(Ok(filters)) = FILTERS.get() else {
+        return Err(failed(FILTERS.get().and_then(|built| built.as_ref().err()).map_or("", String::as_str)));
     };
-    let unknown =
-        build(UNKNOWN.iter().map(|call| (*call, Vec::new())).collect(), SeccompAction::Errno(libc::ENOSYS as u32))?;
-    let put = trying::<std::io::Error>("cannot put up the wall around calls");
-    crate::sys::install(&without_x32(unknown), false).map_err(put)?;
-    let referred = build(told(network).map_err(|error| failed(error.into()))?, SeccompAction::Trace(MARK))?;
-    let referred: BpfProgram = referred.into_iter().map(to_listener).collect();
-    crate::sys::install(&referred, true).map_err(trying("cannot put up the wall around calls"))
+    let put = || trying::<std::io::Error>("cannot put up the wall around calls");
+    crate::sys::install(&filters.unknown, false).map_err(put())?;
+    let [without, with] = &filters.told;
+    crate::sys::install(if network { with } else { without }, true).map_err(put())
 }
 
 fn told(network: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
