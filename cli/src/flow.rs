@@ -211,8 +211,10 @@ pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Lo
     let assessed = Assessment::from_payload(&home.plain(assessment)?).map_err(|error| broken(chain(&error)))?;
     let roots = assessed.roots.iter().map(std::path::PathBuf::from).collect();
     let protected = vec![home.dir().to_owned()];
-    let facts =
-        Arc::new(Facts { environment: parsed.environment.clone(), roots, protected, contains: assessed.contains });
+    let environment = parsed.environment.clone();
+    // Going back needs no site; whoever goes forward has read it.
+    let backups = home.site().map(|site| site.backups(&environment)).unwrap_or_default();
+    let facts = Arc::new(Facts { environment, roots, protected, backups, contains: assessed.contains });
     let checks = parsed.checks.clone();
     let planned = planner::check(parsed, drivers, &facts).map_err(|findings| {
         Problem::findings(ExitCode::Stale, "the plan does not fit the site any more", findings, "backout gate PLAN")

@@ -206,7 +206,19 @@ impl Site {
                 .map_err(|error| Problem::failure(&format!("root {} of environment {name}", root.display()), &error))
         };
         let roots = environment.roots.iter().map(resolve).collect::<Result<_, _>>()?;
-        Ok(Facts { environment: name.to_owned(), roots, protected: vec![own.to_owned()], contains })
+        Ok(Facts {
+            environment: name.to_owned(),
+            roots,
+            protected: vec![own.to_owned()],
+            backups: self.backups(name),
+            contains,
+        })
+    }
+
+    /// Folders of an environment that are backups.
+    pub(crate) fn backups(&self, name: &str) -> Vec<PathBuf> {
+        let found = self.environments.get(name).into_iter().flat_map(|it| &it.backups);
+        found.filter(|it| it.scheme() == "file").map(|it| PathBuf::from(it.path())).collect()
     }
 
     /// Facts for the gate. `own` is what backout itself lives on.

@@ -101,6 +101,7 @@ mod tests {
             environment: "test".to_owned(),
             roots: vec!["/srv/app".into(), "/srv/app/data".into()],
             protected: Vec::new(),
+            backups: Vec::new(),
             contains: false,
         }
     }

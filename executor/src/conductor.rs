@@ -192,7 +192,7 @@ impl Conductor {
         let timed_out = matches!(outcome, Err(DriverError::TimedOut { .. }));
         let stopped = matches!(outcome, Err(DriverError::Stopped { .. }));
         let (done, message, output) = match outcome {
-            Ok(output) => (true, output.message.clone(), Some(output)),
+            Ok(output) => (true, output.message.to_string(), Some(output)),
             Err(error) => {
                 let text = with_cause(&error);
                 let output = match error {

@@ -29,6 +29,8 @@ pub struct Facts {
     pub roots: Vec<PathBuf>,
     /// What backout itself lives on: no command is given a name in here. Absolute, canonical.
     pub protected: Vec<PathBuf>,
+    /// Folders with backups: no command sees into one that its step does not declare.
+    pub backups: Vec<PathBuf>,
     /// Whether this machine can run a command so that nothing of the world changes but what is committed afterwards.
     pub contains: bool,
 }
@@ -226,9 +228,9 @@ pub struct Output {
     /// Whether `printed` was capped.
     pub cut: bool,
     /// A sentence for people.
-    pub message: String,
+    pub message: Box<str>,
     /// What a program tried although it may not.
-    pub tried: Vec<String>,
+    pub tried: Box<[String]>,
 }
 
 /// Why a driver could not do what it was asked. INVARIANT: never a statement about the world, which only `observe` makes.

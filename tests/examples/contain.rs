@@ -1,5 +1,6 @@
 //! Measures what containment costs: starts, file work, commits. Paired: every round measures each way once, the figures are medians.
 //! Run by `cargo xtask bench contain`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ use snapshots::{Layer, Root, scan};
 use tests::cage::Cage;
 
 const STARTS: usize = 200;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 fn median(times: &mut [Duration]) -> f64 {
     times.sort();

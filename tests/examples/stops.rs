@@ -1,5 +1,6 @@
 //! Measures how long a tree of fifty processes lives after `backout stop`, and after its runner was killed. The tree holds a pipe with a
 //! name: its end is the end of the last process. Run by `cargo xtask bench stops [ROUNDS]`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;

@@ -82,7 +82,17 @@ fn drivers() -> (tempfile::TempDir, kernel::DriverSet, Arc<Facts>) {
     let dir = tempfile::tempdir().unwrap();
     let drivers = drivers::all(&Store::open(&dir.path().join("store")).unwrap(), None);
     let roots = vec![dir.path().canonicalize().unwrap()];
-    (dir, drivers, Arc::new(Facts { environment: "test".to_owned(), roots, protected: Vec::new(), contains: false }))
+    (
+        dir,
+        drivers,
+        Arc::new(Facts {
+            environment: "test".to_owned(),
+            roots,
+            protected: Vec::new(),
+            backups: Vec::new(),
+            contains: false,
+        }),
+    )
 }
 
 #[test]

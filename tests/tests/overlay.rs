@@ -1,6 +1,7 @@
 //! The commit of a layer on the real program: killed at every call that it makes, all of it is there after `recover`, or nothing.
 //!
 //! A short version runs always; `BACKOUT_KILLS=500` the long one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -61,6 +61,7 @@ fn loaded(random: &mut Random) -> Loaded {
         environment: "sim".to_owned(),
         roots: vec!["/sim".into()],
         protected: Vec::new(),
+        backups: Vec::new(),
         contains: false,
     });
     let step = |ix: usize| StepSpec {

@@ -35,7 +35,13 @@ fn step() -> StepSpec {
             side: Vec::new(),
         },
         pinned: Vec::new(),
-        facts: Arc::new(Facts { environment: "test".to_owned(), roots, protected: Vec::new(), contains: false }),
+        facts: Arc::new(Facts {
+            environment: "test".to_owned(),
+            roots,
+            protected: Vec::new(),
+            backups: Vec::new(),
+            contains: false,
+        }),
     }
 }
 

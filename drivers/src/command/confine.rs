@@ -51,7 +51,7 @@ impl Reach {
         Self {
             view: if reads_only { View::Bare } else { View::Machine },
             writes: allowed(&step.lowered.writes),
-            hidden: step.facts.protected.clone(),
+            hidden: hidden(&step.facts, &step.lowered),
             network: params.network.unwrap_or(!acts_on_files),
         }
     }
@@ -63,10 +63,20 @@ impl Reach {
         Self {
             view: if reads_only { View::Bare } else { View::Machine },
             writes: allowed(writes),
-            hidden: facts.protected.clone(),
+            hidden: facts.protected.iter().chain(&facts.backups).cloned().collect(),
             network: true,
         }
     }
+}
+
+/// What a step must not see into: backout's own state, and backups, unless they are what it declares.
+pub(super) fn hidden(facts: &Facts, lowered: &kernel::Lowered) -> Vec<PathBuf> {
+    let declared = || lowered.writes.iter().chain(&lowered.reads);
+    let is_others = |backup: &&PathBuf| {
+        let own = Resource::file(backup.display().to_string());
+        !declared().any(|resource| resource.overlaps(&own))
+    };
+    facts.protected.iter().chain(facts.backups.iter().filter(is_others)).cloned().collect()
 }
 
 /// Folders that must be writable for these resources to be. What is not a folder is made and replaced in the folder around it.
@@ -145,7 +155,7 @@ impl Confinement {
     /// Whether this machine can contain a command, or what it said when it was tried. Tried once, by doing all of it.
     pub fn ability(&self) -> Result<(), &str> {
         let tried = self.able.get_or_init(|| self.try_all().map_err(|error| crate::file::kernel_detail(&error)));
-        tried.as_ref().map(|()| ()).map_err(String::as_str)
+        tried.as_ref().copied().map_err(String::as_str)
     }
 
     /// A folder for the layers of one launch over these roots.

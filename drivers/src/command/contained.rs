@@ -56,7 +56,8 @@ impl Command {
         let layers = roots.iter().enumerate().map(|(number, root)| layer(bench.path(), number, root));
         let view = View::Layers(layers.collect::<Result<_, _>>()?);
         let network = params.network == Some(true);
-        let reach = Reach { view, writes: roots.clone(), hidden: step.facts.protected.clone(), network };
+        let reach =
+            Reach { view, writes: roots.clone(), hidden: super::confine::hidden(&step.facts, &step.lowered), network };
         let output = super::process::run(&Program {
             argv: &params.argv,
             cwd: &cwd,
@@ -246,6 +247,14 @@ fn kind(effect: &Effect) -> ChangeKind {
     }
 }
 
+/// Whether a file runs with its owner's or group's rights afterwards and did not before.
+fn gives_rights(effect: &Effect) -> bool {
+    const RIGHTS: u32 = 0o6000;
+    let is_file = |entry: &snapshots::Entry| matches!(entry.node, Node::File(_) | Node::HardLink(_));
+    let same = effect.before.node == effect.after.node && effect.before.meta.mode == effect.after.meta.mode;
+    is_file(&effect.after) && effect.after.meta.mode & RIGHTS != 0 && !same
+}
+
 fn refuse_undeclared(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError> {
     let declared = |resource: &Resource| step.lowered.writes.iter().any(|write| write.contains(resource));
     let each = touched.iter().flat_map(|part| part.effects.iter().map(|effect| (kind(effect), part.resource(effect))));
@@ -253,6 +262,17 @@ fn refuse_undeclared(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverE
         .filter(|(_, resource)| !declared(resource))
         .map(|(kind, resource)| format!("{resource} ({})", kind.as_str()))
         .collect();
+    let special = touched
+        .iter()
+        .flat_map(|part| part.effects.iter().map(move |effect| (part, effect)))
+        .find(|(_, it)| gives_rights(it));
+    if let Some((part, effect)) = special {
+        let text = format!(
+            "it leaves {} with setuid or setgid, which runs with the rights of another; nothing of it was done",
+            part.resource(effect)
+        );
+        return Err(DriverError::Refused(text));
+    }
     if outside.is_empty() {
         return Ok(());
     }
@@ -387,6 +407,11 @@ fn look(step: &StepSpec) -> Result<(BTreeMap<String, String>, u64), DriverError>
 
 /// Whether a step that has not been looked at runs over a layer all the same.
 pub(super) fn note(step: &StepSpec, params: &Run) -> Option<&'static str> {
-    lower::is_contained(params, step.undo.is_some(), &step.facts)
-        .then_some("runs over a layer: what it does not declare is not done")
+    let able = |contains| kernel::Facts { contains, ..(*step.facts).clone() };
+    if lower::is_contained(params, step.undo.is_some(), &step.facts) {
+        return Some("runs over a layer: what it does not declare is not done");
+    }
+    lower::is_contained(params, step.undo.is_some(), &able(true)).then_some(
+        "NOT contained: this machine cannot run commands over layers (backout doctor says why); looked at after it ran",
+    )
 }

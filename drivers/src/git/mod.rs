@@ -434,7 +434,7 @@ impl Driver for Git {
         }
         let message =
             before.change.refs.iter().map(|m| format!("{} -> {}", m.name, m.after.as_deref().unwrap_or("gone")));
-        Ok(Output { message: message.collect::<Vec<_>>().join(", "), ..Output::default() })
+        Ok(Output { message: message.collect::<Vec<_>>().join(", ").into(), ..Output::default() })
     }
 
     fn observe(&self, _step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, _scope: &Scope) -> Sighting {

@@ -44,7 +44,13 @@ impl World {
 
     pub(crate) fn facts(&self) -> Arc<Facts> {
         let root = self.dir.path().join("root").canonicalize().unwrap();
-        Arc::new(Facts { environment: "test".to_owned(), roots: vec![root], protected: Vec::new(), contains: false })
+        Arc::new(Facts {
+            environment: "test".to_owned(),
+            roots: vec![root],
+            protected: Vec::new(),
+            backups: Vec::new(),
+            contains: false,
+        })
     }
 
     pub(crate) fn step(&self, uses: &str, with: Value) -> StepSpec {

@@ -403,7 +403,7 @@ impl Driver for Sqlite {
             Ok(effects) => {
                 db.execute_batch("COMMIT").map_err(failed("commit to", &path))?;
                 let message = effects.map_or("it was committed before".to_owned(), |effects| row_text(&effects.counts));
-                Ok(Output { message, ..Output::default() })
+                Ok(Output { message: message.into(), ..Output::default() })
             }
             Err(error) => {
                 let _ = db.execute_batch("ROLLBACK");

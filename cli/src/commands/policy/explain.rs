@@ -113,7 +113,13 @@ fn again(home: &Home, drivers: &DriverSet, engines: &mut Engines, past: &Past) -
     let roots = assessment.roots.iter().map(std::path::PathBuf::from).collect();
     let protected = vec![home.dir().to_owned()];
     let contains = assessment.contains;
-    let lowering = Arc::new(Facts { environment: plan.environment.clone(), roots, protected, contains });
+    let lowering = Arc::new(Facts {
+        environment: plan.environment.clone(),
+        roots,
+        protected,
+        backups: site.backups(&plan.environment),
+        contains,
+    });
     let planned = planner::check(plan, drivers, &lowering).map_err(|findings| {
         Problem::findings(ExitCode::Stale, "the plan does not fit any more", findings, "backout gate PLAN")
     })?;
