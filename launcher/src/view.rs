@@ -113,6 +113,8 @@ fn overlay(layer: &Layer) -> Result<OwnedFd, Failed> {
         fsconfig_set_string(&fs, "upperdir", escaped(&layer.upper))?;
         fsconfig_set_string(&fs, "workdir", escaped(&layer.work))?;
         fsconfig_set_flag(&fs, "userxattr")?;
+        // Nothing of a layer has to last before it is committed, and whoever commits it syncs it then.
+        fsconfig_set_flag(&fs, "volatile")?;
         fsconfig_create(&fs)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
