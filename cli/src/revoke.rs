@@ -2,7 +2,6 @@
 //!
 //! Must never say that something is revoked where the probe did not fail.
 
-use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,6 @@ use crate::site::Credential;
 
 /// How long a command has.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of what a command says that are kept.
-const SAID: u64 = 400;
 
 /// What came of one credential.
 #[derive(Clone, Debug, Serialize)]
@@ -39,8 +36,16 @@ impl Outcome {
 /// Revokes every credential that a stop covers, and notes what came of each. What cannot be noted now is told all the same.
 pub(crate) fn all(home: &Home, stop: &str, covers: &Covers, records: &[Record]) -> Result<Vec<Outcome>, Problem> {
     let site = home.site()?;
-    let covers = narrowed(covers, records);
-    let outcomes: Vec<Outcome> = site.credentials(&covers).map(|(environment, it)| one(environment, it)).collect();
+    let mut wanted: Vec<(&str, &Credential)> = Vec::new();
+    let each = narrowed(covers, records);
+    for covers in &each {
+        for (environment, it) in site.credentials(covers) {
+            if !wanted.iter().any(|(name, known)| *name == environment && known.name == it.name) {
+                wanted.push((environment, it));
+            }
+        }
+    }
+    let outcomes: Vec<Outcome> = wanted.into_iter().map(|(environment, it)| one(environment, it)).collect();
     for outcome in &outcomes {
         let fact = RecordBody::Revoked {
             stop: stop.to_owned(),
@@ -55,13 +60,22 @@ pub(crate) fn all(home: &Home, stop: &str, covers: &Covers, records: &[Record]) 
     Ok(outcomes)
 }
 
-/// A session is an agent in an environment; the log knows which.
-fn narrowed(covers: &Covers, records: &[Record]) -> Covers {
-    let Some(session) = &covers.session else { return covers.clone() };
-    let subject = records.iter().rev().filter_map(|record| record.subject.as_ref()).find(|it| it.session == *session);
-    let agent = subject.map(|subject| subject.agent.clone()).or_else(|| covers.agent.clone());
-    let environment = subject.map(|subject| subject.environment.clone()).or_else(|| covers.environment.clone());
-    Covers { agent, environment, ..covers.clone() }
+/// A session is what agents did in environments; the log knows which. Of one that it does not know nothing is revoked.
+fn narrowed(covers: &Covers, records: &[Record]) -> Vec<Covers> {
+    let Some(session) = &covers.session else { return vec![covers.clone()] };
+    let subjects = records.iter().filter_map(|record| record.subject.as_ref()).filter(|it| it.session == *session);
+    let mut out: Vec<Covers> = Vec::new();
+    for subject in subjects {
+        let one = Covers {
+            agent: Some(subject.agent.clone()),
+            environment: Some(subject.environment.clone()),
+            ..covers.clone()
+        };
+        if !out.contains(&one) {
+            out.push(one);
+        }
+    }
+    out
 }
 
 fn one(environment: &str, credential: &Credential) -> Outcome {
@@ -71,20 +85,20 @@ fn one(environment: &str, credential: &Credential) -> Outcome {
         refused,
         detail,
     };
+    // A probe that fails before anything is revoked proves nothing afterwards.
+    let worked = matches!(attempt(&credential.probe), Attempt::Done);
     let revoked = attempt(&credential.revoke);
-    // Whatever revoking said: only the probe knows.
-    match (attempt(&credential.probe), revoked) {
-        (Attempt::Done, Attempt::Done) => {
-            outcome(false, "the command that revokes it went well, and it still works".to_owned())
+    let said = match &revoked {
+        Attempt::Done => String::new(),
+        Attempt::Failed(said) | Attempt::Unclear(said) => format!("; the command that revokes it: {said}"),
+    };
+    match attempt(&credential.probe) {
+        Attempt::Done => outcome(false, format!("it still works{said}")),
+        Attempt::Failed(_) if worked => outcome(true, format!("it worked before, and using it is refused now{said}")),
+        Attempt::Failed(_) => {
+            outcome(false, format!("using it fails, but it failed before too: nobody knows why{said}"))
         }
-        (Attempt::Done, Attempt::Failed(said) | Attempt::Unclear(said)) => {
-            outcome(false, format!("it still works; revoking: {said}"))
-        }
-        (Attempt::Failed(_), Attempt::Done) => outcome(true, "using it is refused".to_owned()),
-        (Attempt::Failed(_), Attempt::Failed(said) | Attempt::Unclear(said)) => {
-            outcome(true, format!("using it is refused, though the command that revokes it failed: {said}"))
-        }
-        (Attempt::Unclear(said), _) => outcome(false, format!("nobody knows whether it still works: {said}")),
+        Attempt::Unclear(why) => outcome(false, format!("nobody knows whether it still works: {why}{said}")),
     }
 }
 
@@ -98,7 +112,7 @@ enum Attempt {
 fn attempt(argv: &[String]) -> Attempt {
     let Some((program, args)) = argv.split_first() else { return Attempt::Unclear("no command".to_owned()) };
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return Attempt::Unclear(format!("cannot start {program}: {error}")),
@@ -118,9 +132,9 @@ fn attempt(argv: &[String]) -> Attempt {
     if status.success() {
         return Attempt::Done;
     }
-    let mut said = Vec::new();
-    if let Some(errors) = child.stderr.take() {
-        let _ = errors.take(SAID).read_to_end(&mut said);
+    // What a shell says when there is no such program, and what a signal ended, is no refusal.
+    match status.code() {
+        Some(126 | 127) | None => Attempt::Unclear(format!("{program}: {status}")),
+        Some(_) => Attempt::Failed(format!("{program}: {status}")),
     }
-    Attempt::Failed(format!("{program}: {status}: {}", String::from_utf8_lossy(&said).trim()))
 }

@@ -58,7 +58,8 @@ impl Launcher {
         let request = in_memory(c"request", &serde_json::to_vec(wanted)?)?;
         let input = match input {
             Some(bytes) => in_memory(c"input", bytes)?,
-            None => OwnedFd::from(std::fs::File::open("/dev/null")?),
+            // Not the machine's own /dev/null, of which a program of root could change the mode.
+            None => in_memory(c"input", &[])?,
         };
         let (control, theirs) = pair()?;
         let (output, out) = pipe_with(PipeFlags::CLOEXEC)?;

@@ -28,14 +28,18 @@ pub(crate) struct Streams {
 
 /// Serves requests from standard input, a socket, until it closes. Returns the exit code of the process.
 pub fn serve() -> u8 {
-    let Ok(requests) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3) else { return 1 };
+    let Ok(mut requests) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3) else { return 1 };
+    let Ok(null) = File::open("/dev/null") else { return 1 };
+    if rustix::stdio::dup2_stdin(&null).is_err() {
+        return 1;
+    }
     let _ = rustix::thread::set_name(c"backout-exec");
     sys::wait_for_children(false);
     // Whoever is forked has them ready.
     wall::build_filters();
     loop {
         match receive(&requests) {
-            Ok(Some(parts)) => take(parts),
+            Ok(Some(parts)) => take(parts, &mut requests, &null),
             Ok(None) => return 0,
             Err(Errno::INTR) => {}
             Err(_) => return 1,
@@ -61,11 +65,13 @@ fn receive(requests: &OwnedFd) -> rustix::io::Result<Option<Vec<OwnedFd>>> {
     Ok(Some(parts))
 }
 
-fn take(parts: Vec<OwnedFd>) {
+fn take(parts: Vec<OwnedFd>, requests: &mut OwnedFd, null: &File) {
     let Ok([request, control, input, output, errors]) = <[OwnedFd; PARTS]>::try_from(parts) else { return };
     match sys::split(0) {
         Ok(Half::Child) => {
             sys::wait_for_children(true);
+            // Whoever asks must notice when the one that answers is gone.
+            let _ = rustix::io::dup2(null, requests);
             let outcome = wanted(request);
             let code = match outcome {
                 Ok(wanted) => keeper::keep(&wanted, control, Streams { input, output, errors }),

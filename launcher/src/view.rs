@@ -43,13 +43,35 @@ pub(crate) fn build(wanted: &Wanted) -> Result<(), Failed> {
     mount_change("/", private).map_err(trying("cannot make mounts private"))?;
     match &wanted.view {
         View::Bare => Ok(()),
-        View::Machine => wanted.hidden.iter().try_for_each(|folder| cover(folder)),
+        View::Machine => machine(wanted),
         View::Layers(layers) => layered(wanted, layers),
     }
 }
 
-/// Puts an empty folder over another.
+/// The machine itself, read only but for what may be written: Landlock knows nothing of modes, owners and times.
+fn machine(wanted: &Wanted) -> Result<(), Failed> {
+    let doing = |path: &Path| format!("cannot keep {} writable", path.display());
+    let mut writable = Vec::new();
+    for path in wanted.writes.iter().chain([&wanted.scratch]) {
+        writable.push((path, copied(path).map_err(trying(&doing(path)))?));
+    }
+    let all = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLOEXEC).map_err(trying("cannot hold the root"))?;
+    sys::set_mount(&all, libc::MOUNT_ATTR_RDONLY).map_err(trying("cannot make the machine read only"))?;
+    for (path, copy) in &writable {
+        attach(copy, path).map_err(trying(&doing(path)))?;
+    }
+    wanted.hidden.iter().try_for_each(|folder| cover(folder))
+}
+
+/// Puts an empty folder over another, or something that cannot be opened over a file.
 fn cover(folder: &Path) -> Result<(), Failed> {
+    if folder.is_file() {
+        let doing = format!("cannot cover {}", folder.display());
+        let nothing = copied(Path::new("/dev/null")).map_err(trying(&doing))?;
+        sys::set_mount(&nothing, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC)
+            .map_err(trying(&doing))?;
+        return attach(&nothing, folder).map_err(trying(&doing));
+    }
     if !folder.is_dir() {
         return Ok(());
     }
@@ -157,6 +179,9 @@ fn devices(at: &Path) -> Result<(), Failed> {
         let place = at.join(name);
         File::create(&place).map_err(trying(&doing))?;
         let copy = copied(&Path::new("/dev").join(name)).map_err(trying(&doing))?;
+        // Written to like anywhere; their own mode and owner are the machine's.
+        sys::set_mount(&copy, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)
+            .map_err(trying(&doing))?;
         attach(&copy, &place).map_err(trying(&doing))?;
     }
     for (name, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {

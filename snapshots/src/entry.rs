@@ -158,6 +158,20 @@ impl Tree {
         Hash(*hasher.finalize().as_bytes())
     }
 
+    /// Adds another tree under a folder of this one.
+    pub fn graft(&mut self, at: &Path, other: Self) {
+        let moved = other.entries.into_iter().map(|mut entry| {
+            entry.path = if entry.path.as_os_str().is_empty() { at.to_owned() } else { at.join(&entry.path) };
+            if let Node::HardLink(first) = &mut entry.node {
+                *first = at.join(&*first);
+            }
+            entry
+        });
+        self.entries.extend(moved);
+        self.entries.sort_by(|a, b| path_order(&a.path, &b.path));
+        self.entries.dedup_by(|a, b| a.path == b.path);
+    }
+
     /// The entry of `path`.
     pub fn get(&self, path: &Path) -> Option<&Entry> {
         let at = self.entries.binary_search_by(|entry| path_order(&entry.path, path)).ok()?;

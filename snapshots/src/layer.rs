@@ -122,10 +122,8 @@ impl Layer {
         Ok(())
     }
 
-    /// Makes `root` what the layer shows: every name by one rename. `was` is what lies there, by which a change that came meanwhile is
-    /// noticed before anything is touched. The layer is used up. A crash in the middle leaves some names as they were and others as they
-    /// will be, never one in between.
-    pub fn commit(self, root: &Root, was: &Tree, tag: &str) -> Result<(), SnapshotError> {
+    /// What a commit would do, if everything still lies there as `was` says.
+    pub fn check(&self, root: &Root, was: &Tree) -> Result<Vec<Effect>, SnapshotError> {
         let effects = self.effects(root)?;
         let made: BTreeSet<&Path> =
             effects.iter().filter(|effect| effect.makes_folder()).map(|it| it.path.as_path()).collect();
@@ -143,8 +141,16 @@ impl Layer {
                 return Err(SnapshotError::Meanwhile { path: root.path().join(&effect.path) });
             }
         }
+        Ok(effects)
+    }
+
+    /// Makes `root` what the layer shows: every name by one rename. `was` is what lies there, by which a change that came meanwhile is
+    /// noticed before anything is touched. The layer is used up. A crash in the middle leaves some names as they were and others as they
+    /// will be, never one in between.
+    pub fn commit(self, root: &Root, was: &Tree, tag: &str) -> Result<(), SnapshotError> {
+        let effects = self.check(root, was)?;
         sync(&self.upper)?;
-        let mut making = Commit { layer: &self, root, tag, linked: BTreeMap::new() };
+        let mut making = Commit { layer: &self, was, root, tag, linked: BTreeMap::new() };
         for effect in effects.iter().rev() {
             making.remove(effect)?;
         }
@@ -173,6 +179,7 @@ impl Effect {
 
 struct Commit<'a> {
     layer: &'a Layer,
+    was: &'a Tree,
     root: &'a Root,
     tag: &'a str,
     /// Where files with several names went, by the name that comes first.
@@ -188,6 +195,7 @@ impl Commit<'_> {
         if !goes {
             return Ok(());
         }
+        self.expect_still(effect, &effect.before)?;
         let (folder, name) = self.root.parent_of(&effect.path)?;
         let flags = if was_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         rustix::fs::unlinkat(&folder, name, flags)
@@ -196,6 +204,11 @@ impl Commit<'_> {
 
     fn make(&mut self, effect: &Effect) -> Result<(), SnapshotError> {
         let shown = self.shown(&effect.path);
+        if !matches!(effect.after.node, Node::Absent | Node::Folder) {
+            let is_folder = effect.before.node == Node::Folder;
+            let found = if is_folder { absent(&effect.path) } else { effect.before.clone() };
+            self.expect_still(effect, &found)?;
+        }
         match &effect.after.node {
             Node::Absent => Ok(()),
             Node::Folder if effect.before.node == Node::Folder => Ok(()),
@@ -208,6 +221,14 @@ impl Commit<'_> {
                 self.link(&first, effect)
             }
             Node::File(_) | Node::Symlink(_) => self.rename(effect),
+        }
+    }
+
+    /// Directly before a name is replaced or removed: whoever wrote it since it was looked at keeps it.
+    fn expect_still(&self, effect: &Effect, found: &Entry) -> Result<(), SnapshotError> {
+        match self.root.is_still(&effect.path, Some(found))? {
+            true => Ok(()),
+            false => Err(SnapshotError::Meanwhile { path: self.shown(&effect.path) }),
         }
     }
 
@@ -273,7 +294,14 @@ impl Commit<'_> {
     /// Gives the folders that the layer holds their times, and those that it changes owner, mode and attributes too, innermost first.
     fn finish_folders(&self, effects: &[Effect]) -> Result<(), SnapshotError> {
         let changed: BTreeSet<&Path> = effects.iter().map(|effect| effect.path.as_path()).collect();
-        for entry in self.layer.tree.entries.iter().rev().filter(|entry| entry.node == Node::Folder) {
+        let around: BTreeSet<&Path> = effects.iter().filter_map(|effect| effect.path.parent()).collect();
+        let touched = |entry: &&Entry| {
+            let path = entry.path.as_path();
+            // What was captured can be put back, so that its time may change.
+            let captured = self.was.get(path).is_some();
+            entry.node == Node::Folder && (changed.contains(path) || around.contains(path) || captured)
+        };
+        for entry in self.layer.tree.entries.iter().rev().filter(touched) {
             let shown = self.shown(&entry.path);
             let fd = self.root.open_beneath(&entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
             if changed.contains(entry.path.as_path()) {

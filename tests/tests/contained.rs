@@ -145,12 +145,13 @@ fn a_command_sees_no_backups_and_no_state_and_leaves_nothing_undeclared() {
     let root = bench.path("world").canonicalize().unwrap();
     std::fs::create_dir(root.join("backups")).unwrap();
     std::fs::write(root.join("backups/db"), "BACKUP\n").unwrap();
-    let backups = format!("file:{}", root.join("backups").display());
+    std::fs::write(root.join("dump"), "BACKUP\n").unwrap();
+    let backups = format!("file:{0}/backups\", \"file:{0}/dump", root.display());
     bench.site(&format!(
-        "[environments.test]\nroots = [{root:?}]\nallow_irreversible = true\nbackups = [{backups:?}]\n"
+        "[environments.test]\nroots = [{root:?}]\nallow_irreversible = true\nbackups = [\"{backups}\"]\n"
     ));
     // In a script of its own, where no word of the command names them.
-    let line = format!("cat backups/db {}/keys/* > a 2>&1; echo seen >> a", bench.path("state").display());
+    let line = format!("cat backups/db du* {}/keys/* > a 2>&1; echo seen >> a", bench.path("state").display());
     std::fs::write(root.join("peek"), &line).unwrap();
     let gated = gate(&bench, "s", &json!({"argv": ["sh", "peek"], "writes": ["a"]}));
     let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}"));
@@ -210,4 +211,113 @@ fn where_the_kernel_refuses_it_is_said_and_the_class_is_another() {
     let gated = gate(&bench, "l", &sh("echo 3 > a", &["a"]));
     let refused = without_namespaces(&bench, &["run", gated.value["manifest"].as_str().unwrap()]);
     assert_eq!((&refused.value["end"], read(&bench, "a").as_str()), (&json!("rolled_back"), "2\n"), "{refused:?}");
+}
+
+/// Runs what was gated, and does something once the command is on its way.
+fn meanwhile(bench: &Bench, manifest: &str, act: impl FnOnce()) -> Ran {
+    use std::io::{BufRead as _, BufReader};
+    let mut child = bench.command(&["run", manifest]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("apply_started")));
+    act();
+    let last = lines.last().unwrap_or_default();
+    let code = child.wait().unwrap().code().unwrap();
+    Ran { code, value: serde_json::from_str(&last).unwrap_or_default(), stderr: String::new() }
+}
+
+#[test]
+fn what_somebody_writes_while_a_contained_command_runs_stays_theirs() {
+    for (line, end) in
+        [("sleep 1; echo step > a", "rolled_back"), ("sleep 1; test ! -e d/stop && echo step > a", "rolled_back")]
+    {
+        let bench = world();
+        let gated = gate(&bench, "s", &sh(line, &["a", "d"]));
+        let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}")).to_owned();
+        let ran = meanwhile(&bench, &manifest, || {
+            std::fs::write(bench.path("world/a"), "theirs\n").unwrap();
+            std::fs::write(bench.path("world/d/theirs"), "theirs\n").unwrap();
+        });
+        assert_eq!(ran.value["end"], end, "{ran:?}");
+        assert_eq!((read(&bench, "a"), read(&bench, "d/theirs")), ("theirs\n".into(), "theirs\n".into()), "{ran:?}");
+    }
+    let bench = world();
+    let gated = gate(&bench, "s", &sh("sleep 1; echo step > d/c", &["d"]));
+    let manifest = gated.value["manifest"].as_str().unwrap().to_owned();
+    let ran = meanwhile(&bench, &manifest, || std::fs::write(bench.path("world/d/theirs"), "theirs\n").unwrap());
+    assert_eq!(ran.value["end"], "committed", "{ran:?}");
+    assert!(!ran.value["steps"].to_string().contains("theirs"), "a receipt claims what the step did: {ran:?}");
+    let undone = bench.run(&["undo", "s"]);
+    assert_eq!(read(&bench, "d/theirs"), "theirs\n", "{undo:?}", undo = undone);
+    assert_eq!(undone.code, 7, "{undone:?}");
+}
+
+#[test]
+fn a_program_cannot_be_good_when_it_is_tried_out_and_bad_when_it_runs() {
+    let bench = world();
+    let line = "case $BACKOUT_RUN in try) echo 2 > a;; *) rm b; echo 2 > a;; esac";
+    let mut bait = plan("s", &sh(line, &["a", "b"]));
+    bait["steps"][0]["expect"] = json!({"updated": 1});
+    let file = bench.sign("s", &bait);
+    let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
+    assert!(
+        shown.value["steps"][0]["changes"].to_string().contains("deleted"),
+        "a trial has the mark of a run: {shown:?}"
+    );
+    // Something that differs from run to run: what the plan says nothing of is as it was assessed.
+    let line = "if [ -e d/c ]; then echo 2 > a; fi; test $(($(date +%N | sed 's/^0*//') % 2)) -eq 0 || rm -f b; true";
+    let mut loose = plan("l", &sh(line, &["a", "b"]));
+    loose["steps"][0]["expect"] = json!({"updated": 1});
+    for round in 0..6 {
+        loose["session"] = json!(format!("l{round}"));
+        let file = bench.sign("l", &loose);
+        let gated = bench.run(&["gate", file.to_str().unwrap()]);
+        let deletes = gated.value["blast"]["resources"]["file"]["deleted"].as_u64().unwrap_or_default();
+        let ran = bench.run(&["run", gated.value["manifest"].as_str().unwrap()]);
+        let deleted = u64::from(!bench.path("world/b").exists());
+        assert_eq!(deleted, if ran.value["end"] == "committed" { deletes } else { 0 }, "{ran:?}");
+        std::fs::write(bench.path("world/b"), "1\n").unwrap();
+        std::fs::write(bench.path("world/a"), "1\n").unwrap();
+    }
+    // One that fails when it is tried out is not called reversible by its snapshot alone.
+    let file = bench.sign("f", &plan("f", &sh("exit 1", &["a"])));
+    let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
+    assert_eq!(shown.value["steps"][0]["class"], "partially_reversible", "{shown:?}");
+}
+
+#[test]
+fn names_links_and_roots_are_what_they_seem() {
+    let bench = world();
+    let odd = gate(&bench, "o", &json!({"argv": ["python3", "-c", "open(b'd/n\\xff', 'w')"], "writes": ["d"]}));
+    assert!(odd.code == 5 && detail(&odd).contains("no text"), "{odd:?}");
+    // Times of folders that nobody declared stay.
+    let time = || std::fs::metadata(bench.path("world/d")).unwrap().modified().unwrap();
+    let was = time();
+    let gated = gate(&bench, "t", &sh("touch -d 2000-01-01 d; echo 2 > a", &["a"]));
+    assert_eq!(bench.run(&["run", gated.value["manifest"].as_str().unwrap()]).value["end"], "committed");
+    assert_eq!(time(), was);
+    // A root in a root.
+    let root = bench.path("world").canonicalize().unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{root:?}, {:?}]\nallow_irreversible = true\n", root.join("d")));
+    let gated = gate(&bench, "n", &sh("echo 2 > d/c", &["d/c"]));
+    let ran = bench.run(&["run", gated.value["manifest"].as_str().unwrap()]);
+    assert_eq!((&ran.value["end"], read(&bench, "d/c").as_str()), (&json!("committed"), "2\n"), "{ran:?}");
+    // A link that is declared opens nothing outside, and modes outside stay, for a command that is not contained.
+    let outside = bench.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("x"), "1\n").unwrap();
+    std::os::unix::fs::symlink(&outside, root.join("link")).unwrap();
+    let line = format!("echo evil > link/x; chmod 777 {0}; chown 7 {0}; echo 3 > a", outside.join("x").display());
+    let params = with(sh(&line, &["a", "link"]), "contain", json!("none"));
+    let file = bench.sign("m", &plan("m", &params));
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    if let Some(manifest) = gated.value["manifest"].as_str() {
+        for person in ["vera", "walt"] {
+            bench.run(&["approve", manifest, "--as", person, "--confirm", "m"]);
+        }
+        bench.run(&["run", manifest]);
+    }
+    use std::os::unix::fs::MetadataExt as _;
+    let meta = std::fs::metadata(outside.join("x")).unwrap();
+    assert_eq!(std::fs::read_to_string(outside.join("x")).unwrap(), "1\n");
+    assert_eq!((meta.mode() & 0o777, meta.uid() == 7), (0o644, false));
 }

@@ -129,6 +129,14 @@ fn revoked_is_what_a_probe_finds_refused() {
         .unwrap();
     let text = String::from_utf8_lossy(&records.stdout).into_owned();
     assert!(text.contains("\"works\"") && text.contains("\"does not\""), "both are on record: {text}");
+    // A session that nobody knows takes nothing from anybody, and a probe that never worked proves nothing.
+    std::fs::write(&good, "").unwrap();
+    site(&bench, &credential("works", &["rm", "-f", good.to_str().unwrap()], &good));
+    let typo = bench.run(&["stop", "--session", "no-such-session", "--reason", "test", "--revoke"]);
+    assert_eq!((typo.code, typo.value["revoked"].as_array().map(Vec::len)), (0, Some(0)), "{typo:?}");
+    assert!(good.exists());
+    site(&bench, &credential("never", &["true"], &bench.path("missing")));
+    assert_eq!(bench.run(&["stop", "--agent", "tester", "--reason", "test", "--revoke"]).code, 1);
     // An agent that the site does not name has no credentials here.
     let other = bench.run(&["stop", "--agent", "nobody", "--reason", "test", "--revoke"]);
     assert_eq!((other.code, other.value["revoked"].as_array().map(Vec::len)), (0, Some(0)), "{other:?}");

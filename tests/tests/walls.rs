@@ -72,6 +72,8 @@ const LINES: &[(&str, Shown)] = &[
     ("echo 1 > /proc/sys/kernel/panic", Says(NO)),
     ("echo b > /proc/sysrq-trigger", Says(NO)),
     ("echo x > /sys/kernel/profiling", Says(NO)),
+    ("chmod 777 /dev/null /dev/full", Says(NO)),
+    ("python3 -c 'import os; os.fchmod(0, 0o600)'", Layer),
     ("cat /dev/mem", Says(NO)),
     ("ls /dev/sda /dev/vda", Says(NO)),
     ("mknod disk b 8 0", Says(NO)),

@@ -203,7 +203,7 @@ fn roots(home: &Home) -> Result<Vec<Finding>, Problem> {
             });
             continue;
         }
-        let same = same_file_system(&real, home.dir());
+        let same = can_rename(&real, home);
         out.push(match (real == home.dir() || home.dir().starts_with(&real), same) {
             (true, _) => Finding {
                 check: CHECK,
@@ -225,8 +225,14 @@ fn roots(home: &Home) -> Result<Vec<Finding>, Problem> {
     Ok(out)
 }
 
-fn same_file_system(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
-    device(one).is_some() && device(one) == device(other)
+/// Whether a file can be renamed from where layers lie into a root: only within one mount, though two may show one file system.
+fn can_rename(root: &Path, home: &Home) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let of = |path: &Path| -> Option<String> {
+        let each = mounts.lines().filter_map(|line| Some((line.split(' ').next()?, line.split(' ').nth(4)?)));
+        let around = each.filter(|(_, at)| path.starts_with(at.replace("\\040", " ")));
+        // Of mounts at one place the last one is seen.
+        around.max_by_key(|(_, at)| at.len()).map(|(id, _)| id.to_owned())
+    };
+    of(root).is_some() && of(root) == of(&home.path("layers"))
 }

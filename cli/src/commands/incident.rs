@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use kernel::StepIx;
+use kernel::{StepIx, StepState};
 use schemas::{ExitCode, Record, RecordBody};
 use serde_json::{Value, json};
 
@@ -50,6 +50,8 @@ struct Incident<'a> {
     session: String,
     folder: PathBuf,
     steps: Vec<Value>,
+    /// Whether the runner still had the log when it was waited for: it is putting things in order, and is left to it.
+    busy: bool,
 }
 
 fn start(args: &StartArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
@@ -59,7 +61,7 @@ fn start(args: &StartArgs, home: &Home, output: &Output) -> Result<ExitCode, Pro
     let folder = home.path("incidents").join(&id);
     std::fs::create_dir_all(&folder)
         .map_err(|error| Problem::failure(&format!("cannot make {}", folder.display()), &error))?;
-    let mut incident = Incident { home, id, session: args.session.clone(), folder, steps: Vec::new() };
+    let mut incident = Incident { home, id, session: args.session.clone(), folder, steps: Vec::new(), busy: false };
     incident.note("stop", &format!("stop {} of session {}: {}", stopped.id, args.session, args.reason));
     let records = incident.wait_for_rest()?;
     incident.preserve(&records)?;
@@ -90,8 +92,10 @@ impl Incident<'_> {
     }
 
     /// The log, once the runner that was stopped has given it back.
-    fn wait_for_rest(&self) -> Result<Vec<Record>, Problem> {
-        let _ = self.home.journal_to_recover(std::time::Duration::from_secs(10));
+    fn wait_for_rest(&mut self) -> Result<Vec<Record>, Problem> {
+        if self.home.journal_to_recover(std::time::Duration::from_secs(10)).is_err() {
+            self.busy = true;
+        }
         flow::records(&self.home.journal()?)
     }
 
@@ -152,7 +156,17 @@ impl Incident<'_> {
                 self.note("assess", &format!("{}: its documents cannot be read", line.run));
                 continue;
             };
-            let live: Vec<StepIx> = folded.run.graph().steps().filter(|ix| folded.run.state(*ix).is_live()).collect();
+            let state = |ix: StepIx| folded.run.state(ix);
+            let live: Vec<StepIx> = folded.run.graph().steps().filter(|ix| state(*ix).is_live()).collect();
+            let doubt = |ix: &StepIx| {
+                !state(*ix).is_live()
+                    && !matches!(
+                        state(*ix),
+                        StepState::Pending | StepState::Prepared | StepState::Undone | StepState::Failed
+                    )
+            };
+            let doubtful = folded.run.graph().steps().filter(doubt).filter_map(|ix| folded.loaded.steps.get(ix.at()));
+            let doubtful: Vec<&str> = doubtful.map(|step| step.id.as_str()).collect();
             let names: Vec<&str> =
                 live.iter().filter_map(|ix| folded.loaded.steps.get(ix.at())).map(|step| step.id.as_str()).collect();
             let changed = changed_since(&folded, &drivers, &live, false);
@@ -163,6 +177,9 @@ impl Incident<'_> {
                 line.run,
                 if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
             );
+            if !doubtful.is_empty() {
+                let _ = write!(text, "; on the way, in doubt or stuck: {}", doubtful.join(", "));
+            }
             if !others.is_empty() {
                 let _ = write!(text, "; changed by somebody else since: {}", others.join(", "));
             }
@@ -173,8 +190,17 @@ impl Incident<'_> {
 
     /// Ends what of it still runs, and takes its credentials away.
     fn contain(&mut self, records: &[Record], revoke: Option<&schemas::Stop>) -> Result<(), Problem> {
+        if self.busy {
+            self.note("contain", "the runner was told to stop and still works, perhaps on the way back: it is left to it; backout status");
+            return self.revoke(records, revoke);
+        }
         let ended: u32 = self.own_runs(records).into_iter().map(|line| drivers::end_processes(&line.run)).sum();
         self.note("contain", &format!("{ended} processes of it were still there, and were ended"));
+        self.revoke(records, revoke)
+    }
+
+    /// Takes its credentials away, where that was asked for.
+    fn revoke(&mut self, records: &[Record], revoke: Option<&schemas::Stop>) -> Result<(), Problem> {
         let Some(stop) = revoke else { return Ok(()) };
         let outcomes = crate::revoke::all(self.home, &stop.id, &stop.covers, records)?;
         if outcomes.is_empty() {

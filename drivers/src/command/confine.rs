@@ -27,7 +27,7 @@ pub struct Confinement {
 }
 
 /// When a layer that was assessed and never committed is of no use to anybody any more.
-const OLD: Duration = Duration::from_secs(7 * 24 * 3600);
+const OLD: Duration = Duration::from_secs(24 * 3600);
 
 fn prefix(run: &str) -> String {
     format!("run-{run}-")
@@ -74,7 +74,7 @@ pub(super) fn hidden(facts: &Facts, lowered: &kernel::Lowered) -> Vec<PathBuf> {
     let declared = || lowered.writes.iter().chain(&lowered.reads);
     let is_others = |backup: &&PathBuf| {
         let own = Resource::file(backup.display().to_string());
-        !declared().any(|resource| resource.overlaps(&own))
+        !declared().any(|resource| own.contains(resource))
     };
     facts.protected.iter().chain(facts.backups.iter().filter(is_others)).cloned().collect()
 }
@@ -83,7 +83,9 @@ pub(super) fn hidden(facts: &Facts, lowered: &kernel::Lowered) -> Vec<PathBuf> {
 fn allowed(writes: &[Resource]) -> Vec<PathBuf> {
     let folder = |write: &Resource| {
         let path = Path::new(write.path());
-        path.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned)
+        // Never through a link: what it leads to is nobody's to declare.
+        let is_real = |folder: &&Path| folder.canonicalize().is_ok_and(|real| real == **folder) && folder.is_dir();
+        path.ancestors().find(is_real).map(Path::to_owned)
     };
     let files = writes.iter().filter(|write| write.scheme() == "file");
     let found: BTreeSet<PathBuf> = files.filter_map(folder).collect();
@@ -229,7 +231,9 @@ impl Confinement {
         let each = [self.layers.clone(), self.elsewhere()];
         for entry in each.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().filter_map(Result::ok) {
             let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
-            let old = age.is_some_and(|age| age > OLD);
+            // What a commit was to leave is needed as long as its run is open.
+            let is_note = entry.file_name().to_string_lossy().starts_with("commit-");
+            let old = !is_note && age.is_some_and(|age| age > OLD);
             if old || entry.file_name().to_string_lossy().starts_with(&prefix(run)) {
                 remove(&entry.path());
             }

@@ -73,10 +73,17 @@ impl Command {
 
     /// Tries the step out and says what it would change.
     pub(super) fn try_out(&self, step: &StepSpec, params: &Run) -> Result<StepAssessment, DriverError> {
+        // Layers that nobody asked for in a long time, and those of dead trials.
+        self.confined()?.clear("none");
         let (fingerprints, whole) = look(step)?;
         let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
         let runs = format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"));
-        let tried = match self.in_layers(step, params, "try", &Cancel::default()) {
+        let tried = match self.in_layers(
+            step,
+            params,
+            &format!("run-{}", ulid::Ulid::generate().to_string().to_lowercase()),
+            &Cancel::default(),
+        ) {
             Ok(tried) => tried,
             Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
                 return Err(DriverError::Refused(format!("{message}; declare network, or contain: none")));
@@ -86,7 +93,10 @@ impl Command {
                 let notes =
                     vec![runs, format!("tried out over a layer: {message}, so that its effect is not known: {said}")];
                 let reaches = crate::reach::beneath(step)?;
-                return Ok(StepAssessment { fingerprints, notes, reaches, ..unseen });
+                // Nobody saw what it does: that it can be put back is all that is known of it.
+                let known = step.lowered.way_back.entry.is_some();
+                let class = if known { unseen.class } else { unseen.class.max(schemas::Class::PartiallyReversible) };
+                return Ok(StepAssessment { fingerprints, notes, reaches, class, ..unseen });
             }
             Err(error) => return Err(error),
         };
@@ -101,7 +111,7 @@ impl Command {
         let deleted = assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count() as u64;
         assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
         let digest = digest_of(&touched);
-        assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex())];
+        assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex()), counted(&touched)];
         if params.commit == Some(Commit::Approved) {
             self.keep(step, tried, &digest)?;
         }
@@ -164,15 +174,22 @@ impl Command {
             return Err(DriverError::Stopped { output: tried.output });
         }
         let data: Before = before.data()?;
-        self.confined()?.announce(&scope.run, step.ix.at(), &announced(&touched))?;
-        for part in touched {
-            if part.effects.is_empty() {
-                continue;
+        let mut ready = Vec::new();
+        for part in touched.iter().filter(|part| !part.effects.is_empty()) {
+            let mut was = Tree::default();
+            for watched in &data.watched {
+                let Ok(inside) = watched.root.strip_prefix(&part.root) else { continue };
+                was.graft(inside, self.store.tree(&watched.snapshot).map_err(snapshot_failed)?);
             }
-            let watched = data.watched.iter().find(|watched| watched.root == part.root);
-            let was = watched.map(|watched| self.store.tree(&watched.snapshot)).transpose().map_err(snapshot_failed)?;
             let root = Root::open(&part.root).map_err(snapshot_failed)?;
-            part.layer.commit(&root, &was.unwrap_or_default(), &scope.run).map_err(snapshot_failed)?;
+            // Before anything is announced: what fails here has changed nothing.
+            part.layer.check(&root, &was).map_err(snapshot_failed)?;
+            ready.push((root, was));
+        }
+        self.confined()?.announce(&scope.run, step.ix.at(), &announced(&touched))?;
+        let parts = touched.into_iter().filter(|part| !part.effects.is_empty());
+        for (part, (root, was)) in parts.zip(ready) {
+            part.layer.commit(&root, &was, &scope.run).map_err(snapshot_failed)?;
         }
         Ok(tried.output)
     }
@@ -180,6 +197,14 @@ impl Command {
 
 /// How an assessment pins a step to what it was seen to do.
 const EFFECTS: &str = "effects:";
+/// How many names it was seen to create, update and delete.
+const COUNTED: &str = "counted:";
+
+fn counted(touched: &[Touched]) -> String {
+    let count = |wanted| touched.iter().flat_map(|part| &part.effects).filter(|effect| kind(effect) == wanted).count();
+    let [created, updated, deleted] = [ChangeKind::Created, ChangeKind::Updated, ChangeKind::Deleted].map(count);
+    format!("{COUNTED}{created}/{updated}/{deleted}")
+}
 
 fn pinned(step: &StepSpec) -> Option<&str> {
     step.pinned.iter().find_map(|pin| pin.strip_prefix(EFFECTS))
@@ -228,6 +253,11 @@ fn touched(tried: &Tried) -> Result<Vec<Touched>, DriverError> {
     let one = |(number, root): (usize, &PathBuf)| {
         let layer = Layer::read(&tried.bench.path().join(format!("upper-{number}"))).map_err(snapshot_failed)?;
         let effects = layer.effects(&Root::open(root).map_err(snapshot_failed)?).map_err(snapshot_failed)?;
+        if let Some(effect) = effects.iter().find(|effect| effect.path.to_str().is_none()) {
+            let text =
+                format!("{} has a name that is no text, which nobody can declare or approve", effect.path.display());
+            return Err(DriverError::Refused(text));
+        }
         Ok(Touched { root: root.clone(), layer, effects })
     };
     tried.roots.iter().enumerate().map(one).collect()
@@ -294,8 +324,15 @@ fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError>
     let (created, updated, deleted) =
         (count(ChangeKind::Created), count(ChangeKind::Updated), count(ChangeKind::Deleted));
     if let Some(expect) = step.expect.as_ref().filter(|expect| says_something(expect)) {
-        let holds = |bounds: Option<schemas::Bounds>, found| bounds.is_none_or(|bounds| bounds.holds(found));
-        if holds(expect.created, created) && holds(expect.updated, updated) && holds(expect.deleted, deleted) {
+        // Of what the plan says nothing there must be as many as when it was assessed.
+        let known = |at: usize| -> Option<u64> {
+            let counts = step.pinned.iter().find_map(|pin| pin.strip_prefix(COUNTED))?;
+            counts.split('/').nth(at)?.parse().ok()
+        };
+        let holds = |bounds: Option<schemas::Bounds>, at: usize, found: u64| {
+            bounds.map_or(known(at) == Some(found), |bounds| bounds.holds(found))
+        };
+        if holds(expect.created, 0, created) && holds(expect.updated, 1, updated) && holds(expect.deleted, 2, deleted) {
             return Ok(());
         }
     }

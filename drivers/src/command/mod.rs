@@ -147,10 +147,18 @@ impl Command {
         let before: Before = before.data()?;
         let compared = self.compare(&before)?;
         let mut seen = Seen { observable: way.files_only, ..Seen::default() };
-        let announced = self.confinement.as_ref().filter(|_| scope.alive_until_ms.is_some());
-        let announced = announced.and_then(|confinement| confinement.announced(&scope.run, step.ix.at()));
+        if lower::can_be_tried(&params, step.undo.is_some(), &step.facts) {
+            // It changes the world by its commit alone: before that was announced nothing is its own, and then what was announced is.
+            let confinement = self.confinement.as_ref();
+            let announced = confinement.and_then(|confinement| confinement.announced(&scope.run, step.ix.at()));
+            let left = announced.unwrap_or_default();
+            seen.observable = true;
+            seen.committed = Some(compared.iter().all(|part| part.has_all(&left)));
+            compared.iter().for_each(|part| part.note(&mut seen, None, Some(&left)));
+            return Ok(seen);
+        }
         for part in &compared {
-            part.note(&mut seen, scope.alive_until_ms, announced.as_ref());
+            part.note(&mut seen, scope.alive_until_ms, None);
         }
         if !way.captures.is_empty() {
             let now = self.capture(step, &params, &way, scope)?;
@@ -181,6 +189,8 @@ struct Seen {
     /// Whether the effect was there before and is not now.
     withdrawn: bool,
     observable: bool,
+    /// Of a step that changes the world by a commit alone: whether all of the commit is there.
+    committed: Option<bool>,
 }
 
 impl Seen {
@@ -197,8 +207,15 @@ impl Seen {
             return Sighting::Absent;
         }
         if let [first, ..] = self.late.as_slice() {
-            let detail = format!("{first} changed after the last sign of life of the process that ran the step");
+            let why = match self.committed {
+                Some(_) => "is neither as before nor as the step leaves it: somebody else changed it",
+                None => "changed after the last sign of life of the process that ran the step",
+            };
+            let detail = format!("{first} {why}");
             return Sighting::Unclear { detail };
+        }
+        if self.committed == Some(true) {
+            return self.with_after(|after, changes| Sighting::Present { after, changes });
         }
         match (claim, self.present, self.captured_differs) {
             (_, Some(true), _) => self.with_after(|after, changes| Sighting::Present { after, changes }),
@@ -227,10 +244,24 @@ impl Compared<'_> {
         format!("file:{}", self.watched.root.join(path).display())
     }
 
-    /// After a crash, `announced` is what the commit of a contained step was to leave: that alone is the step's, whenever it came.
+    /// Whether everything that a commit was to leave here is there.
+    fn has_all(&self, left: &BTreeMap<String, String>) -> bool {
+        let here = |uri: &String| {
+            Some(Path::new(uri.strip_prefix("file:")?).strip_prefix(&self.watched.root).ok()?.to_owned())
+        };
+        let is = |path: &Path| {
+            self.is.get(path).filter(|entry| entry.exists()).map_or("absent".to_owned(), Entry::content_fingerprint)
+        };
+        left.iter().all(|(uri, wanted)| here(uri).is_none_or(|path| is(&path) == *wanted))
+    }
+
+    /// `announced` is what the commit of a contained step leaves: that alone is the step's, whenever it came.
     fn note(&self, seen: &mut Seen, alive_until_ms: Option<i64>, announced: Option<&BTreeMap<String, String>>) {
         for difference in self.was.differences(&self.is) {
             let uri = self.uri(difference.path());
+            if announced.is_some_and(|left| !left.contains_key(&uri)) {
+                continue;
+            }
             let print = |entry: Option<&Entry>| entry.filter(|entry| entry.exists()).map(Entry::fingerprint);
             let (before, after) = (print(difference.before), print(difference.after));
             let change = match (&before, &after) {
