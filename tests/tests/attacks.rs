@@ -114,8 +114,8 @@ fn words_of_known_commands_reach_neither_outside_nor_backouts_own_files() {
     ];
     for (argv, writes) in words {
         let outcome = gate(&bench, &plan("a", command(argv.clone(), writes)));
-        // What the words of a known command do not tell was tried out, and does nothing but what the layer shows.
-        assert!(matches!(outcome.code, 0 | 2 | 5), "{argv}: {outcome:?}");
+        // What the words of a known command do not tell was tried out, and does nothing but what the layer shows; or waits for people.
+        assert!(matches!(outcome.code, 0 | 2 | 5 | 6), "{argv}: {outcome:?}");
         if outcome.code == 0 {
             bench.run(&["run", outcome.value["manifest"].as_str().unwrap()]);
         }
@@ -126,7 +126,7 @@ fn words_of_known_commands_reach_neither_outside_nor_backouts_own_files() {
     let env = json!([{"id": "c", "uses": "command.run", "with": {"argv": ["git", "status"], "cwd": "repo",
         "env": {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.fsmonitor", "GIT_CONFIG_VALUE_0": "touch"}}}]);
     // Tried out over a layer, which is all that it can harm.
-    assert!(matches!(gate(&bench, &plan("a", env)).code, 0 | 5));
+    assert!(matches!(gate(&bench, &plan("a", env)).code, 0 | 5 | 6));
     let cwd = json!([{"id": "c", "uses": "command.run", "with": {"argv": ["rm", "victim"], "cwd": "out", "writes": ["out"]}}]);
     assert_eq!(gate(&bench, &plan("a", cwd)).code, 5);
     assert!(is_untouched(&bench) && !bench.path("pwned").exists());
