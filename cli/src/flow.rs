@@ -221,7 +221,6 @@ pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Lo
     })?;
     let decided: Decisions =
         serde_json::from_slice(&home.plain(decisions)?).map_err(|error| broken(error.to_string()))?;
-    let has_priors = planned.steps.iter().map(|step| planned.has_priors(step.ix)).collect();
     let mut steps = planned.steps;
     for (step, assessed) in steps.iter_mut().zip(&assessed.steps) {
         step.pinned.clone_from(&assessed.pinned);
@@ -231,7 +230,6 @@ pub(crate) fn load(home: &Home, drivers: &DriverSet, names: &Names) -> Result<Lo
         steps: Arc::new(steps),
         graph: planned.graph,
         assessed: Arc::new(assessed.steps),
-        has_priors: Arc::new(has_priors),
         checks,
         facts,
         decisions: Arc::new(decided.steps.iter().map(|decision| decision.id).collect()),

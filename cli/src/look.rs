@@ -1,8 +1,10 @@
 //! What a plan would do, as far as it can be seen before: the assessment, what it does not expect, and what runs beside it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use executor::Folded;
 use jiff::Timestamp;
-use kernel::{DriverSet, Facts};
+use kernel::{Driver, DriverError, DriverSet, Facts, Left, StepIx, StepSpec};
 use planner::Planned;
 use schemas::{Assessment, Code, Confidence, Digest, Finding, Plan, StepAssessment};
 
@@ -15,23 +17,24 @@ pub(crate) fn assess(
     digest: Digest,
     corrects: Option<&Corrected>,
 ) -> Result<Assessment, Vec<Finding>> {
-    let mut steps: Vec<StepAssessment> = Vec::with_capacity(planned.steps.len());
-    let mut findings = Vec::new();
-    for step in &planned.steps {
+    let mut assessed: Vec<(StepIx, StepAssessment)> = Vec::with_capacity(planned.steps.len());
+    let (mut findings, mut trials) = (Vec::new(), Trials::default());
+    for step in planned.in_order() {
         let Some(driver) = drivers.for_step(&step.uses) else { continue };
         if let Some(kept) = corrects.and_then(|corrects| corrects.kept.get(&step.ix)) {
-            steps.push(kept.clone());
+            assessed.push((step.ix, kept.clone()));
+            trials.done.insert(step.ix);
             continue;
         }
-        match driver.probe(step, &planned.priors(step.ix)) {
-            Ok(mut assessed) => {
-                assessed.class = assessed.class.max(step.lowered.class);
-                findings.extend(surprises(step, &assessed));
-                assessed.notes.extend(beside(step, drivers));
+        match trials.look(planned, step, driver.as_ref(), corrects) {
+            Ok(mut seen) => {
+                seen.class = seen.class.max(step.lowered.class);
+                findings.extend(surprises(step, &seen));
+                seen.notes.extend(beside(step, drivers));
                 if let Some(corrects) = corrects {
-                    corrects.blur(step, &mut assessed);
+                    corrects.blur(step, &mut seen);
                 }
-                steps.push(assessed);
+                assessed.push((step.ix, seen));
             }
             Err(error) => {
                 let place = format!("/steps/{}", step.ix.0);
@@ -41,14 +44,60 @@ pub(crate) fn assess(
         }
     }
     if !findings.is_empty() {
+        schemas::sort_findings(&mut findings);
         return Err(findings);
     }
+    assessed.sort_by_key(|(ix, _)| *ix);
+    let steps = assessed.into_iter().map(|(_, assessed)| assessed).collect();
     let roots = planned.facts.roots.iter().map(|root| root.display().to_string()).collect();
     Ok(Assessment { plan: digest, taken: Timestamp::now(), roots, contains: planned.facts.contains, steps })
 }
 
+/// Steps that were tried out: what each would leave is there for those after it.
+#[derive(Default)]
+struct Trials {
+    left: Vec<Left>,
+    /// Of which step which of `left` is.
+    tried: BTreeMap<StepIx, usize>,
+    /// Steps of a corrected plan that stay: the world has what they left.
+    done: BTreeSet<StepIx>,
+    /// For a step which of `left` surely come before it, in order.
+    before: BTreeMap<StepIx, BTreeSet<usize>>,
+}
+
+impl Trials {
+    /// Tries the step out on top of what those before it would leave; what cannot be tried out is probed.
+    fn look(
+        &mut self,
+        planned: &Planned,
+        step: &StepSpec,
+        driver: &dyn Driver,
+        corrects: Option<&Corrected>,
+    ) -> Result<StepAssessment, DriverError> {
+        let mut before = BTreeSet::new();
+        for need in planned.graph.needs(step.ix) {
+            before.extend(self.before.get(need).into_iter().flatten().copied());
+            before.extend(self.tried.get(need));
+        }
+        let priors = planned.priors(step.ix);
+        let known = |prior: &&StepSpec| self.tried.contains_key(&prior.ix) || self.done.contains(&prior.ix);
+        let is_open = priors.iter().all(known) && !corrects.is_some_and(|corrects| corrects.is_undone(step));
+        let left: Vec<Left> = before.iter().filter_map(|at| self.left.get(*at).cloned()).collect();
+        if !before.is_empty() {
+            self.before.insert(step.ix, before);
+        }
+        let tried = if is_open { driver.try_out(step, &left)? } else { None };
+        let Some(tried) = tried else { return driver.probe(step, &priors) };
+        if let Some(left) = tried.left {
+            self.tried.insert(step.ix, self.left.len());
+            self.left.push(left);
+        }
+        Ok(tried.assessment)
+    }
+}
+
 /// What runs beside a step to look, in words for whoever approves it.
-fn beside(step: &kernel::StepSpec, drivers: &DriverSet) -> Vec<String> {
+fn beside(step: &StepSpec, drivers: &DriverSet) -> Vec<String> {
     let say = |side: kernel::SideCommand| {
         let trust = if side.only_reads { "known to only read" } else { "NOT known to only read" };
         format!("looks with {} ({trust})", side.argv.join(" "))
@@ -73,7 +122,7 @@ fn side_commands<'a>(
 
 /// Every command of a plan that looks, and is not known to only read, with the place where the plan names it.
 pub(crate) fn unknown_commands(
-    steps: &[kernel::StepSpec],
+    steps: &[StepSpec],
     checks: &[schemas::Check],
     facts: &Facts,
     drivers: &DriverSet,
@@ -94,7 +143,7 @@ pub(crate) fn unknown_commands(
 }
 
 /// What a step would do that its plan does not expect, where that could be seen whole.
-fn surprises(step: &kernel::StepSpec, assessed: &StepAssessment) -> Vec<Finding> {
+fn surprises(step: &StepSpec, assessed: &StepAssessment) -> Vec<Finding> {
     if assessed.confidence != Confidence::Verified {
         return Vec::new();
     }
@@ -115,7 +164,7 @@ pub(crate) struct Corrected {
     /// Its id.
     pub(crate) run: String,
     /// Assessments of the steps that stay, by their place in the corrected plan.
-    kept: std::collections::BTreeMap<kernel::StepIx, StepAssessment>,
+    kept: BTreeMap<StepIx, StepAssessment>,
     /// What the steps that do not stay wrote: it is undone before the corrected plan goes on.
     undone: Vec<schemas::Resource>,
 }
@@ -123,7 +172,7 @@ pub(crate) struct Corrected {
 impl Corrected {
     pub(crate) fn of(folded: &Folded, old: &Plan, new: &Plan) -> Self {
         let kept = verifier::keepable(&folded.run, &old.steps, &new.steps);
-        let stays = |ix: kernel::StepIx| kept.iter().any(|(old, _)| *old == ix);
+        let stays = |ix: StepIx| kept.iter().any(|(old, _)| *old == ix);
         let goes = folded.loaded.steps.iter().filter(|step| folded.run.state(step.ix).is_live() && !stays(step.ix));
         let undone = goes.flat_map(|step| step.lowered.writes.clone()).collect();
         let assessed = |(old, new): &verifier::Kept| Some((*new, folded.loaded.assessed.get(old.at())?.clone()));
@@ -131,10 +180,15 @@ impl Corrected {
         Self { run, kept: kept.iter().filter_map(assessed).collect(), undone }
     }
 
+    /// Whether the step touches what is undone before it runs.
+    fn is_undone(&self, step: &StepSpec) -> bool {
+        let mut touched = step.lowered.writes.iter().chain(&step.lowered.reads);
+        touched.any(|resource| self.undone.iter().any(|undone| undone.overlaps(resource)))
+    }
+
     /// What is seen of a resource that is about to be undone is not what the step will find.
-    fn blur(&self, step: &kernel::StepSpec, assessed: &mut StepAssessment) {
-        let touched = step.lowered.writes.iter().chain(&step.lowered.reads);
-        if touched.into_iter().any(|resource| self.undone.iter().any(|undone| undone.overlaps(resource))) {
+    fn blur(&self, step: &StepSpec, assessed: &mut StepAssessment) {
+        if self.is_undone(step) {
             assessed.fingerprints.clear();
             assessed.notes.push("acts on what is undone first, which could not be seen".to_owned());
         }

@@ -167,11 +167,8 @@ impl Conductor {
         self.record(fact, false)
     }
 
-    /// What is not as it was assessed. What an earlier step of the plan writes could not be seen then.
+    /// What is not as it was assessed. Of what could not be seen then, as an earlier step writes it, the assessment has no fingerprints.
     fn drift(&self, ix: StepIx, before: &kernel::BeforeImage) -> Option<String> {
-        if self.folded.loaded.has_priors.get(ix.at()).copied().unwrap_or(false) {
-            return None;
-        }
         let assessed = self.folded.loaded.assessed.get(ix.at())?;
         let differs = assessed.fingerprints.iter().find(|(uri, print)| before.fingerprints.get(*uri) != Some(print));
         if let Some((uri, _)) = differs {

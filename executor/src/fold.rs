@@ -19,8 +19,6 @@ pub struct Loaded {
     pub graph: Arc<Graph>,
     /// What was assessed, step by step.
     pub assessed: Arc<Vec<StepAssessment>>,
-    /// Whether an earlier step writes what the step touches, so that the assessment could not see what it will find.
-    pub has_priors: Arc<Vec<bool>>,
     /// The plan's own checks.
     pub checks: Vec<Check>,
     /// The environment.

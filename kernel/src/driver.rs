@@ -3,6 +3,7 @@
 //! `probe`, `prepare`, `observe` and `check` must never change what they look at. `apply` and `undo` must never act without a
 //! token that covers exactly what they do.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,6 +175,18 @@ impl AfterImage {
 
 fn raw<T: Serialize>(data: &T) -> Result<Box<RawValue>, DriverError> {
     serde_json::value::to_raw_value(data).map_err(|error| DriverError::Image(error.to_string()))
+}
+
+/// What a step that was tried out would leave, where steps after it can be tried out on top: its kind alone understands it. What it
+/// takes up is given back when it is dropped.
+pub type Left = Arc<dyn Any + Send + Sync>;
+
+/// A step that was tried out.
+pub struct TriedOut {
+    /// What it would change.
+    pub assessment: StepAssessment,
+    /// What it would leave; nothing where that is not known.
+    pub left: Option<Left>,
 }
 
 /// What an observation saw.
@@ -410,6 +423,11 @@ pub trait Kind: Send + Sync {
 pub trait Driver: Kind {
     /// Looks at what the step would change. `priors` are earlier steps of the plan that touch the same resources.
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError>;
+    /// Does the step where nobody sees it, on top of what the steps before it would leave, in the order of `before`. Nothing where the kind
+    /// or this step cannot be tried out: then it is probed. Every earlier step that writes what this one touches is among `before`.
+    fn try_out(&self, _step: &StepSpec, _before: &[Left]) -> Result<Option<TriedOut>, DriverError> {
+        Ok(None)
+    }
     /// Takes the before-image: complete and durable, or an error.
     fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError>;
     /// Acts. Twice with one before-image equals once.

@@ -3,11 +3,12 @@
 //! Must never leave anything mounted outside that namespace, and never show what was not asked for.
 
 use std::fs::{DirBuilder, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Mode, OFlags, open as open_path};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change,
@@ -130,10 +131,24 @@ fn overlay(layer: &Layer) -> Result<OwnedFd, Failed> {
     let doing = format!("cannot lay a layer over {}", layer.at.display());
     let open = || -> rustix::io::Result<OwnedFd> {
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let lower: Vec<String> = layer.lower.iter().map(|path| escaped(path)).collect();
-        fsconfig_set_string(&fs, "lowerdir", lower.join(":"))?;
-        fsconfig_set_string(&fs, "upperdir", escaped(&layer.upper))?;
-        fsconfig_set_string(&fs, "workdir", escaped(&layer.work))?;
+        // By descriptor: what the kernel takes for an option has 255 bytes, and a path may have more, or a colon.
+        let held = |path: &PathBuf| open_path(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let lower = layer.lower.iter().map(held).collect::<Result<Vec<_>, _>>()?;
+        let (upper, work) = (held(&layer.upper)?, held(&layer.work)?);
+        match lower.as_slice() {
+            [only] => fsconfig_set_string(&fs, "lowerdir", name(only))?,
+            several => match several.iter().try_for_each(|one| fsconfig_set_string(&fs, "lowerdir+", name(one))) {
+                // Before Linux 6.5 all of them in one option, as far as they fit.
+                Err(Errno::INVAL) => {
+                    let joined = several.iter().map(name).collect::<Vec<_>>().join(":");
+                    fsconfig_set_string(&fs, "lowerdir", joined)?;
+                }
+                other => other?,
+            },
+        }
+        fsconfig_set_string(&fs, "upperdir", name(&upper))?;
+        fsconfig_set_string(&fs, "workdir", name(&work))?;
         fsconfig_set_flag(&fs, "userxattr")?;
         // Nothing of a layer has to last before it is committed, and whoever commits it syncs it then.
         fsconfig_set_flag(&fs, "volatile")?;
@@ -142,11 +157,6 @@ fn overlay(layer: &Layer) -> Result<OwnedFd, Failed> {
         fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     open().map_err(trying(&doing))
-}
-
-/// A path as the kernel's list of lower folders wants it.
-fn escaped(path: &Path) -> String {
-    path.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:")
 }
 
 /// A folder of the machine, read only; a link as a link.

@@ -41,6 +41,13 @@ pub(crate) fn needs(plan: &Plan, findings: &mut Vec<Finding>) -> Vec<Vec<StepIx>
     out
 }
 
+/// The steps themselves, by their positions.
+pub(crate) fn sequence(positions: &[u32]) -> Vec<StepIx> {
+    let mut steps: Vec<StepIx> = (0..positions.len() as u32).map(StepIx).collect();
+    steps.sort_by_key(|ix| positions.get(ix.at()));
+    steps
+}
+
 /// Position of every step in an order in which they may run; `None` and a finding for each circle if there is none.
 pub(crate) fn order(plan: &Plan, needs: &[Vec<StepIx>], findings: &mut Vec<Finding>) -> Option<Vec<u32>> {
     let edges = needs.iter().enumerate().flat_map(|(ix, row)| row.iter().map(move |need| (need.0, ix as u32)));

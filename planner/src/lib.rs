@@ -23,6 +23,8 @@ pub struct Planned {
     pub steps: Vec<StepSpec>,
     /// Which needs which.
     pub graph: Arc<Graph>,
+    /// Each after all that it needs.
+    order: Vec<StepIx>,
     /// For each step the earlier steps that last wrote what it touches.
     writers: Vec<Vec<StepIx>>,
     /// The environment that it was checked for.
@@ -46,9 +48,9 @@ impl Planned {
         priors
     }
 
-    /// Whether an earlier step of the plan writes what `ix` touches.
-    pub fn has_priors(&self, ix: StepIx) -> bool {
-        !self.writers_of(ix).is_empty()
+    /// The steps in an order in which they may run: each after all that it needs.
+    pub fn in_order(&self) -> impl Iterator<Item = &StepSpec> {
+        self.order.iter().filter_map(|ix| self.steps.get(ix.at()))
     }
 
     fn writers_of(&self, ix: StepIx) -> &[StepIx] {
@@ -85,11 +87,12 @@ pub fn check(plan: Plan, drivers: &DriverSet, facts: &Arc<Facts>) -> Result<Plan
     sort_findings(&mut findings);
     let pivots: Vec<bool> = steps.iter().map(|step| step.lowered.class == schemas::Class::Irreversible).collect();
     let graph = Graph::new(&needs, &pivots);
+    let order = graph::sequence(&order.unwrap_or_default());
     let is_error = |finding: &Finding| finding.severity == Severity::Error;
     match graph {
         Ok(graph) if !findings.iter().any(is_error) => {
             let facts = facts.clone();
-            Ok(Planned { plan, steps, graph: Arc::new(graph), writers, facts, warnings: findings })
+            Ok(Planned { plan, steps, graph: Arc::new(graph), order, writers, facts, warnings: findings })
         }
         _ => Err(findings),
     }

@@ -134,6 +134,13 @@ pub struct Expectation {
     pub rows: BTreeMap<String, ExpectRows>,
 }
 
+impl Expectation {
+    /// Whether it says anything of how many resources change.
+    pub fn says_something(&self) -> bool {
+        self.created.is_some() || self.updated.is_some() || self.deleted.is_some()
+    }
+}
+
 /// Rows of one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

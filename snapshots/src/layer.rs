@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::below::Below;
 use crate::beneath::Root;
-use crate::capture::{glance, scan, scan_upper};
+use crate::capture::scan_upper;
 use crate::entry::{Entry, Node, Tree, Xattrs};
 use crate::error::SnapshotError;
 use crate::restore::{set_meta, temporary_name, times};
@@ -42,12 +43,18 @@ pub struct Effect {
 }
 
 impl Layer {
-    /// Gives an empty upper folder the owner, mode, attributes and time of the root that it will lie over: a view shows those of the upper
-    /// folder.
-    pub fn begin(upper: &Path, root: &Root) -> Result<(), SnapshotError> {
-        let seen = glance(root, &[PathBuf::new()])?;
+    /// Gives an empty upper folder the owner, mode, attributes and time of the folder that it will lie over: a view shows those of the
+    /// upper folder. `top` is the uppermost of the layers between, of which effects do not tell the time.
+    pub fn begin(upper: &Path, under: &Below<'_>, top: Option<&Path>) -> Result<(), SnapshotError> {
+        let seen = under.glance(&[PathBuf::new()])?;
+        let Some(entry) = seen.entries.first() else { return Ok(()) };
+        let mut meta = entry.meta.clone();
+        if let Some(top) = top {
+            let stat = rustix::fs::stat(top).map_err(SnapshotError::io("cannot stat", top))?;
+            (meta.mtime_s, meta.mtime_ns) = (stat.st_mtime, stat.st_mtime_nsec as u32);
+        }
         let fd = Root::open(upper)?.open_beneath(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-        seen.entries.first().map_or(Ok(()), |entry| set_meta(&fd, &entry.meta, upper))
+        set_meta(&fd, &meta, upper)
     }
 
     /// Reads an upper folder, contents included.
@@ -71,15 +78,15 @@ impl Layer {
         Ok(Self { upper, tree, opaque })
     }
 
-    /// What it changes of `root`, in an order in which a folder comes before what is in it. A file that was only copied up and a folder of
-    /// which only the time differs are no changes.
-    pub fn effects(&self, root: &Root) -> Result<Vec<Effect>, SnapshotError> {
+    /// What it changes of what lies below, in an order in which a folder comes before what is in it. A file that was only copied up and
+    /// a folder of which only the time differs are no changes.
+    pub fn effects(&self, under: &Below<'_>) -> Result<Vec<Effect>, SnapshotError> {
         let names: Vec<PathBuf> = self.tree.entries.iter().map(|entry| entry.path.clone()).collect();
-        let lower = glance(root, &names)?;
-        self.refuse_split_links(root, &lower)?;
+        let lower = under.glance(&names)?;
+        self.refuse_split_links(under.root, &lower)?;
         let mut found: BTreeMap<&Path, Effect> = BTreeMap::new();
         let deep = self.hidden(&lower);
-        let below = scan(root, &deep, None)?;
+        let below = under.scan(&deep)?;
         for entry in below.entries.iter().filter(|entry| entry.exists()) {
             let effect = Effect { path: entry.path.clone(), before: entry.clone(), after: absent(&entry.path) };
             found.insert(&entry.path, effect);
@@ -124,7 +131,7 @@ impl Layer {
 
     /// What a commit would do, if everything still lies there as `was` says.
     pub fn check(&self, root: &Root, was: &Tree) -> Result<Vec<Effect>, SnapshotError> {
-        let effects = self.effects(root)?;
+        let effects = self.effects(&Below::new(root))?;
         let made: BTreeSet<&Path> =
             effects.iter().filter(|effect| effect.makes_folder()).map(|it| it.path.as_path()).collect();
         for effect in &effects {
@@ -163,6 +170,7 @@ impl Layer {
 }
 
 impl Effect {
+    /// Whether it is there afterwards as a folder and was none before.
     fn makes_folder(&self) -> bool {
         self.after.node == Node::Folder && self.before.node != Node::Folder
     }

@@ -6,6 +6,7 @@
 //! BLAKE3 names contents here: it reads 100,000 files three times as fast as SHA-256, and nothing outside signs these names
 //! but through records that carry them.
 
+mod below;
 mod beneath;
 mod capture;
 mod encode;
@@ -20,6 +21,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use below::Below;
 pub use beneath::{Root, is_plain_relative};
 pub use capture::scan;
 pub use entry::{Content, Difference, Entry, EntryMeta, Node, Stamp, Tree, Xattrs};

@@ -101,6 +101,11 @@ impl Cage {
 
     /// A program over a layer on `world`.
     pub fn wanted(&self, argv: &[&str]) -> (Wanted, PathBuf) {
+        self.wanted_on(argv, &[])
+    }
+
+    /// The same with the uppers of other layers between, the topmost first.
+    pub fn wanted_on(&self, argv: &[&str], uppers: &[PathBuf]) -> (Wanted, PathBuf) {
         self.count.set(self.count.get() + 1);
         let at = self.path("state").join(self.count.get().to_string());
         let each = ["upper", "work", "view"].map(|name| at.join(name));
@@ -110,8 +115,11 @@ impl Cage {
         let [upper, work, scratch] = each;
         self.give();
         let world = self.path("world");
-        snapshots::Layer::begin(&upper, &snapshots::Root::open(&world).unwrap()).unwrap();
-        let layer = Layer { at: world.clone(), lower: vec![world.clone()], upper: upper.clone(), work };
+        let root = snapshots::Root::open(&world).unwrap();
+        let top = uppers.first().map(PathBuf::as_path);
+        snapshots::Layer::begin(&upper, &snapshots::Below::new(&root), top).unwrap();
+        let lower = uppers.iter().chain([&world]).cloned().collect();
+        let layer = Layer { at: world.clone(), lower, upper: upper.clone(), work };
         let wanted = Wanted {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             cwd: world.clone(),
@@ -129,6 +137,13 @@ impl Cage {
     /// Runs it over a layer.
     pub fn run(&self, argv: &[&str]) -> Came {
         let (wanted, upper) = self.wanted(argv);
+        let (report, text) = self.start(&wanted);
+        Came { report, text, upper }
+    }
+
+    /// A shell line over a layer on top of others.
+    pub fn sh_on(&self, line: &str, uppers: &[PathBuf]) -> Came {
+        let (wanted, upper) = self.wanted_on(&["sh", "-c", line], uppers);
         let (report, text) = self.start(&wanted);
         Came { report, text, upper }
     }

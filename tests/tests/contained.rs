@@ -321,3 +321,133 @@ fn names_links_and_roots_are_what_they_seem() {
     assert_eq!(std::fs::read_to_string(outside.join("x")).unwrap(), "1\n");
     assert_eq!((meta.mode() & 0o777, meta.uid() == 7), (0o644, false));
 }
+
+/// A plan of shell lines, each after the one before, with what each writes.
+fn session(name: &str, lines: &[(&str, &[&str])]) -> Value {
+    let step = |(at, (line, writes)): (usize, &(&str, &[&str]))| {
+        let needs: Vec<String> = at.checked_sub(1).map(|before| format!("s{before}")).into_iter().collect();
+        json!({"id": format!("s{at}"), "uses": "command.run", "with": sh(line, writes), "needs": needs})
+    };
+    let steps: Vec<Value> = lines.iter().enumerate().map(step).collect();
+    json!({"session": name, "agent": "tester", "environment": "test", "intent": "try", "steps": steps})
+}
+
+#[test]
+fn a_whole_session_is_tried_out_before_anything_of_it_is_done() {
+    let bench = world();
+    let plan = session(
+        "s",
+        &[
+            ("mkdir build; echo 1 > build/x; rm b; mv d e", &["build", "b", "d", "e"]),
+            ("sed s/1/2/ build/x > build/y; echo again > b; echo 9 >> e/c", &["build", "b", "e"]),
+            ("rm -r build && mkdir build && cat b e/c > build/z; rm e/c", &["build", "b", "e"]),
+        ],
+    );
+    let file = bench.sign("s", &plan);
+    let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
+    let steps = shown.value["steps"].as_array().unwrap_or_else(|| panic!("{shown:?}"));
+    for step in steps {
+        let seen = (&step["confidence"], &step["class"]);
+        assert_eq!(seen, (&json!("verified"), &json!("reversible_with_backup")), "{step}");
+    }
+    assert!(steps[1]["notes"].to_string().contains("on top of what s0 would leave"), "{shown:?}");
+    let changes: Vec<String> = steps[1]["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| {
+            format!(
+                "{} {}",
+                it["change"].as_str().unwrap(),
+                it["resource"].as_str().unwrap().rsplit("world/").next().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(changes, ["created b", "created build/y", "updated e/c"], "{shown:?}");
+    assert!(steps[1]["preview"].as_str().unwrap().contains("+9"), "{shown:?}");
+    assert!(steps[2]["changes"].to_string().contains("deleted"), "{shown:?}");
+    assert!(!bench.path("world/build").exists() && bench.path("world/b").exists(), "nothing was done yet");
+    let left = std::fs::read_dir(bench.path("state/layers")).unwrap().count();
+    assert_eq!(left, 0, "what was tried out is gone");
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    assert_eq!(gated.code, 0, "{gated:?}");
+    let ran = bench.run(&["run", gated.value["manifest"].as_str().unwrap()]);
+    assert_eq!(ran.value["end"], "committed", "{ran:?}");
+    assert_eq!((read(&bench, "build/z"), read(&bench, "e/c")), ("again\n1\n9\n".into(), String::new()));
+    let undone = bench.run(&["undo", "s"]);
+    assert_eq!(undone.value["end"], "rolled_back", "{undone:?}");
+    assert_eq!((read(&bench, "b"), read(&bench, "d/c")), ("1\n".into(), "1\n".into()));
+    assert!(!bench.path("world/build").exists() && !bench.path("world/e").exists());
+}
+
+#[test]
+fn a_session_that_was_approved_is_committed_as_it_was_seen() {
+    let bench = world();
+    let mut plan = session(
+        "s",
+        &[
+            ("head -c 8 /dev/urandom | base64 > a; mv d e", &["a", "d", "e"]),
+            ("cp a e/copy; head -c 8 /dev/urandom | base64 >> e/c", &["a", "e"]),
+        ],
+    );
+    for step in plan["steps"].as_array_mut().unwrap() {
+        step["with"]["commit"] = json!("approved");
+    }
+    let file = bench.sign("s", &plan);
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}"));
+    let kept: Vec<_> =
+        std::fs::read_dir(bench.path("state/layers")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let find = |name: &str| -> String {
+        kept.iter().find_map(|at| std::fs::read_to_string(at.join("upper-0").join(name)).ok()).unwrap()
+    };
+    let (a, c) = (find("a"), find("e/copy"));
+    assert_eq!(a, c, "the second saw what the first would leave");
+    assert_eq!(bench.run(&["run", manifest]).value["end"], "committed");
+    assert_eq!((read(&bench, "a"), read(&bench, "e/copy")), (a, c));
+    assert_eq!(read(&bench, "e/c").lines().count(), 2);
+    assert_eq!(bench.run(&["undo", "s"]).value["end"], "rolled_back");
+
+    // Somebody changes what only the second step touches: nothing of the session stays.
+    std::fs::write(bench.path("world/f"), "1\n").unwrap();
+    let mut plan = session("t", &[("echo 2 > a", &["a"]), ("echo 2 > b; cat a >> b", &["a", "b"])]);
+    plan["steps"][1]["with"]["reads"] = json!(["f"]);
+    plan["steps"][1]["with"]["commit"] = json!("approved");
+    for (name, theirs) in [("b", "theirs\n"), ("f", "theirs\n")] {
+        plan["session"] = json!(format!("t{name}"));
+        let file = bench.sign("t", &plan);
+        let gated = bench.run(&["gate", file.to_str().unwrap()]);
+        let was = read(&bench, name);
+        std::fs::write(bench.path("world").join(name), theirs).unwrap();
+        let stale = bench.run(&["run", gated.value["manifest"].as_str().unwrap()]);
+        assert_eq!((stale.value["end"].as_str(), stale.code), (Some("rolled_back"), 7), "{stale:?}");
+        assert_eq!((read(&bench, "a"), read(&bench, name)), ("1\n".to_owned(), theirs.to_owned()), "{stale:?}");
+        std::fs::write(bench.path("world").join(name), was).unwrap();
+    }
+}
+
+#[test]
+fn what_a_step_does_on_top_of_another_is_bounded_like_any() {
+    let bench = world();
+    // Undeclared on top of another step: refused, with the step that does it.
+    let file = bench.sign("u", &session("u", &[("mkdir n; echo 1 > n/x", &["n"]), ("cat n/x > b", &["n"])]));
+    let refused = bench.run(&["gate", file.to_str().unwrap()]);
+    assert!(refused.code == 5 && detail(&refused).contains("world/b (updated)"), "{refused:?}");
+    assert_eq!(refused.value["findings"][0]["step"], "s1", "{refused:?}");
+    // The first may differ within its bounds; the second is held to what it was seen to do, in its own bounds.
+    let mut loose = session(
+        "l",
+        &[("head -c 8 /dev/urandom | base64 > a", &["a"]), ("cp a copy; echo 1 > f", &["a", "copy", "f"])],
+    );
+    loose["steps"][0]["expect"] = json!({"updated": 1});
+    loose["steps"][1]["expect"] = json!({"created": 2});
+    let manifest = bench.gated("l", &loose);
+    let ran = bench.run(&["run", &manifest]);
+    assert_eq!(ran.value["end"], "committed", "{ran:?}");
+    assert_eq!(read(&bench, "a"), read(&bench, "copy"));
+    // What fails on its own is not known, nor is what is built on it.
+    let file = bench.sign("f", &session("f", &[("echo 3 > a; exit 1", &["a"]), ("cat a > b", &["a", "b"])]));
+    let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
+    let told = |at: usize| shown.value["steps"][at]["confidence"].clone();
+    assert_eq!((told(0), told(1)), (json!("none"), json!("none")), "{shown:?}");
+}

@@ -95,7 +95,6 @@ fn loaded(random: &mut Random) -> Loaded {
         graph: Arc::new(Graph::new(&needs, &vec![false; count]).unwrap()),
         steps: Arc::new((0..count).map(step).collect()),
         assessed: Arc::new((0..count).map(assessed).collect()),
-        has_priors: Arc::new(vec![false; count]),
         checks: Vec::new(),
         facts: facts.clone(),
         decisions: Arc::new(Vec::new()),

@@ -12,6 +12,7 @@ use kernel::{Cancel, DriverError, Facts, StepSpec};
 use launcher::{Launcher, Layer, Limits, View, Wanted};
 use library::{Library, Restore};
 use schemas::Resource;
+use snapshots::Below;
 
 use super::params::Run;
 use super::process::{Ground, Program};
@@ -94,17 +95,23 @@ fn allowed(writes: &[Resource]) -> Vec<PathBuf> {
 
 /// A folder of our own for one launch; removed with this, unless it is kept.
 #[derive(Debug)]
-pub(crate) struct Bench(PathBuf);
+pub(crate) struct Bench {
+    path: PathBuf,
+    is_kept: bool,
+}
 
 impl Bench {
     /// The folder.
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
-    /// Its folder, which is not removed any more.
-    pub(crate) fn into_kept(mut self) -> PathBuf {
-        std::mem::take(&mut self.0)
+    /// Moves it to where it stays.
+    pub(crate) fn keep_as(&mut self, to: PathBuf) -> Result<(), DriverError> {
+        std::fs::rename(&self.path, &to)
+            .map_err(|error| DriverError::io(format!("cannot keep {}", to.display()), error))?;
+        (self.path, self.is_kept) = (to, true);
+        Ok(())
     }
 
     /// Makes a new one in `folder`.
@@ -114,14 +121,14 @@ impl Bench {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         // Its last name is new, or somebody else knew it.
         std::fs::DirBuilder::new().mode(0o700).create(&at).map_err(failed)?;
-        Ok(Self(at))
+        Ok(Self { path: at, is_kept: false })
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        if !self.0.as_os_str().is_empty() {
-            remove(&self.0);
+        if !self.is_kept {
+            remove(&self.path);
         }
     }
 }
@@ -243,7 +250,8 @@ impl Confinement {
     fn try_all(&self) -> Result<(), DriverError> {
         let bench = self.bench(&[], "try")?;
         let root = Bench::new(bench.path(), "root")?;
-        let view = View::Layers(vec![layer(bench.path(), 0, root.path())?]);
+        let opened = snapshots::Root::open(root.path()).map_err(snapshot_failed)?;
+        let view = View::Layers(vec![layer(bench.path(), 0, root.path(), &Below::new(&opened), Vec::new())?]);
         let reach = Reach { view, writes: vec![root.path().to_owned()], hidden: Vec::new(), network: false };
         let argv = ["sh", "-c", "echo tried > file"].map(str::to_owned);
         super::process::run(&Program {
@@ -256,7 +264,7 @@ impl Confinement {
             cancel: &Cancel::default(),
             ground: Ground::Walled(self, &reach),
         })?;
-        let written = bench.path().join("upper-0/file");
+        let written = upper(bench.path(), 0).join("file");
         match std::fs::read(&written).is_ok_and(|bytes| bytes == b"tried\n") && !root.path().join("file").exists() {
             true => Ok(()),
             false => Err(DriverError::Tool("a layer did not take what was written".to_owned())),
@@ -286,15 +294,25 @@ impl Confinement {
     }
 }
 
-/// A layer over `root` that is kept in `bench`.
-pub(crate) fn layer(bench: &Path, number: usize, root: &Path) -> Result<Layer, DriverError> {
-    let make = |name: &str| {
-        let at = bench.join(format!("{name}-{number}"));
+/// The folder of a bench that takes what is written to the root of that number.
+pub(super) fn upper(bench: &Path, number: usize) -> PathBuf {
+    bench.join(format!("upper-{number}"))
+}
+
+/// A layer over `root` and the uppers of others, the topmost first, that is kept in `bench`; `under` is what they show together.
+pub(crate) fn layer(
+    bench: &Path,
+    number: usize,
+    root: &Path,
+    under: &Below<'_>,
+    uppers: Vec<PathBuf>,
+) -> Result<Layer, DriverError> {
+    let make = |at: PathBuf| {
         let made = std::fs::DirBuilder::new().mode(0o700).create(&at);
         made.map_err(|error| DriverError::io(format!("cannot make {}", at.display()), error)).map(|()| at)
     };
-    let (upper, work) = (make("upper")?, make("work")?);
-    let opened = snapshots::Root::open(root).map_err(snapshot_failed)?;
-    snapshots::Layer::begin(&upper, &opened).map_err(snapshot_failed)?;
-    Ok(Layer { at: root.to_owned(), lower: vec![root.to_owned()], upper, work })
+    let (upper, work) = (make(upper(bench, number))?, make(bench.join(format!("work-{number}")))?);
+    snapshots::Layer::begin(&upper, under, uppers.first().map(PathBuf::as_path)).map_err(snapshot_failed)?;
+    let lower = uppers.into_iter().chain([root.to_owned()]).collect();
+    Ok(Layer { at: root.to_owned(), lower, upper, work })
 }

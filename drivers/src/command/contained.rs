@@ -1,4 +1,4 @@
-//! Commands over a layer: tried out before anybody approves them, and committed as a whole when they ran.
+//! Commands over a layer: run where nobody sees it, held against what was assessed, and committed as a whole.
 //!
 //! Must never commit what differs from what was assessed, nor what was not declared.
 
@@ -7,53 +7,57 @@ use std::path::{Path, PathBuf};
 
 use kernel::{BeforeImage, Cancel, DriverError, Output, Scope, StepSpec};
 use launcher::View;
-use schemas::{ChangeKind, Confidence, Digest, Expectation, Resource, ResourceChange, Share, StepAssessment};
-use snapshots::{Effect, Layer, Node, Root, Tree};
+use schemas::{ChangeKind, Digest, Resource};
+use snapshots::{Below, Effect, Layer, Node, Root, Tree};
 
-use super::confine::{Bench, Confinement, Reach, layer};
+use super::confine::{Bench, Confinement, Reach, layer, upper};
 use super::lower::{self, cwd_of};
 use super::params::{Commit, Run};
 use super::process::{Ground, Program};
+use super::trial::Draft;
 use super::{Before, Command, TIMEOUT_MS, declared, words};
 use crate::paths::{place, snapshot_failed};
 
 /// How many names a message tells.
-const TOLD: usize = 5;
-/// Bytes of one file that a preview reads.
-const PREVIEW_BYTES: u64 = 64 * 1024;
-/// Bytes of a preview.
-const PREVIEW: usize = 16 * 1024;
-/// A file of which a changed byte is worth a remark: all of it is copied first.
-const LARGE: u64 = 64 << 20;
+pub(super) const TOLD: usize = 5;
 
 /// What a command did over a layer.
-struct Tried {
-    bench: Bench,
-    roots: Vec<PathBuf>,
+pub(super) struct Tried {
+    pub(super) bench: Bench,
+    pub(super) roots: Vec<PathBuf>,
     output: Output,
 }
 
 /// What a layer changes of one root.
-struct Touched {
-    root: PathBuf,
+pub(super) struct Touched {
+    pub(super) root: PathBuf,
     layer: Layer,
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
 }
 
 impl Command {
-    fn confined(&self) -> Result<&Confinement, DriverError> {
+    pub(super) fn confined(&self) -> Result<&Confinement, DriverError> {
         let none = || DriverError::Refused("commands cannot be contained here: backout doctor says why".to_owned());
         self.confinement.as_deref().ok_or_else(none)
     }
 
-    /// Runs the step over layers; nothing of the world changes.
-    fn in_layers(&self, step: &StepSpec, params: &Run, run: &str, cancel: &Cancel) -> Result<Tried, DriverError> {
+    /// Runs the step over layers, on top of what was tried out before; nothing of the world changes.
+    pub(super) fn in_layers(
+        &self,
+        step: &StepSpec,
+        params: &Run,
+        (run, cancel): (&str, &Cancel),
+        under: &[&Draft],
+    ) -> Result<Tried, DriverError> {
         let confinement = self.confined()?;
         let cwd = cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
         let roots = roots_of(step, &cwd)?;
         refuse_mounts(&roots)?;
         let bench = confinement.bench(&roots, run)?;
-        let layers = roots.iter().enumerate().map(|(number, root)| layer(bench.path(), number, root));
+        let layers = roots.iter().enumerate().map(|(number, root)| {
+            let uppers = under.iter().rev().filter_map(|draft| draft.upper(root)).collect();
+            layer(bench.path(), number, root, &below(&Root::open(root).map_err(snapshot_failed)?, under), uppers)
+        });
         let view = View::Layers(layers.collect::<Result<_, _>>()?);
         let network = params.network == Some(true);
         let reach =
@@ -69,61 +73,6 @@ impl Command {
             ground: Ground::Walled(confinement, &reach),
         })?;
         Ok(Tried { bench, roots, output })
-    }
-
-    /// Tries the step out and says what it would change.
-    pub(super) fn try_out(&self, step: &StepSpec, params: &Run) -> Result<StepAssessment, DriverError> {
-        // Layers that nobody asked for in a long time, and those of dead trials.
-        self.confined()?.clear("none");
-        let (fingerprints, whole) = look(step)?;
-        let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
-        let runs = format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"));
-        let tried = match self.in_layers(
-            step,
-            params,
-            &format!("run-{}", ulid::Ulid::generate().to_string().to_lowercase()),
-            &Cancel::default(),
-        ) {
-            Ok(tried) => tried,
-            Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
-                return Err(DriverError::Refused(format!("{message}; declare network, or contain: none")));
-            }
-            Err(DriverError::Exit { message, output }) => {
-                let said = String::from_utf8_lossy(&output.captured).trim().chars().take(200).collect::<String>();
-                let notes =
-                    vec![runs, format!("tried out over a layer: {message}, so that its effect is not known: {said}")];
-                let reaches = crate::reach::beneath(step)?;
-                // Nobody saw what it does: that it can be put back is all that is known of it.
-                let known = step.lowered.way_back.entry.is_some();
-                let class = if known { unseen.class } else { unseen.class.max(schemas::Class::PartiallyReversible) };
-                return Ok(StepAssessment { fingerprints, notes, reaches, class, ..unseen });
-            }
-            Err(error) => return Err(error),
-        };
-        let touched = touched(&tried)?;
-        refuse_undeclared(step, &touched)?;
-        let mut assessed =
-            StepAssessment { fingerprints, confidence: Confidence::Verified, notes: vec![runs], ..unseen };
-        assessed.notes.push("tried out over a layer: this is all that it changes".to_owned());
-        for part in &touched {
-            describe(&mut assessed, part, &tried);
-        }
-        let deleted = assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count() as u64;
-        assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
-        let digest = digest_of(&touched);
-        assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex()), counted(&touched)];
-        if params.commit == Some(Commit::Approved) {
-            self.keep(step, tried, &digest)?;
-        }
-        Ok(assessed)
-    }
-
-    /// Keeps a layer until the step runs.
-    fn keep(&self, step: &StepSpec, tried: Tried, digest: &Digest) -> Result<(), DriverError> {
-        let kept = self.confined()?.kept(&tried.roots, &name_of(step, &digest.hex()))?;
-        super::confine::remove(&kept);
-        let from = tried.bench.into_kept();
-        std::fs::rename(&from, &kept).map_err(|error| DriverError::io(format!("cannot keep {}", kept.display()), error))
     }
 
     /// The layer that was assessed.
@@ -160,13 +109,13 @@ impl Command {
     ) -> Result<Output, DriverError> {
         let tried = match params.commit {
             Some(Commit::Approved) => self.kept(step, params, &scope.run)?,
-            Some(Commit::Rerun) | None => self.in_layers(step, params, &scope.run, &scope.cancel)?,
+            Some(Commit::Rerun) | None => self.in_layers(step, params, (&scope.run, &scope.cancel), &[])?,
         };
         let failed = |error: DriverError, output: &Output| DriverError::Exit {
             message: crate::file::kernel_detail(&error),
             output: output.clone(),
         };
-        let touched = touched(&tried).map_err(|error| failed(error, &tried.output))?;
+        let touched = touched(&tried, &[]).map_err(|error| failed(error, &tried.output))?;
         refuse_undeclared(step, &touched).map_err(|error| failed(error, &tried.output))?;
         refuse_other(step, &touched).map_err(|error| failed(error, &tried.output))?;
         words::look_where_they_lead(step, params)?;
@@ -196,11 +145,11 @@ impl Command {
 }
 
 /// How an assessment pins a step to what it was seen to do.
-const EFFECTS: &str = "effects:";
+pub(super) const EFFECTS: &str = "effects:";
 /// How many names it was seen to create, update and delete.
 const COUNTED: &str = "counted:";
 
-fn counted(touched: &[Touched]) -> String {
+pub(super) fn counted(touched: &[Touched]) -> String {
     let count = |wanted| touched.iter().flat_map(|part| &part.effects).filter(|effect| kind(effect) == wanted).count();
     let [created, updated, deleted] = [ChangeKind::Created, ChangeKind::Updated, ChangeKind::Deleted].map(count);
     format!("{COUNTED}{created}/{updated}/{deleted}")
@@ -211,7 +160,7 @@ fn pinned(step: &StepSpec) -> Option<&str> {
 }
 
 /// The name of a kept layer: of the step as it was before it was pinned, and of what it does.
-fn name_of(step: &StepSpec, effects: &str) -> String {
+pub(super) fn name_of(step: &StepSpec, effects: &str) -> String {
     let reach = step.reach_with(&[]).hex();
     let short = |text: &str| text.chars().take(24).collect::<String>();
     format!("{}-{}", short(&reach), short(effects))
@@ -249,10 +198,19 @@ fn refuse_mounts(roots: &[PathBuf]) -> Result<(), DriverError> {
     Ok(())
 }
 
-fn touched(tried: &Tried) -> Result<Vec<Touched>, DriverError> {
+/// A root as what was tried out before would leave it.
+pub(super) fn below<'a>(root: &'a Root, under: &[&Draft]) -> Below<'a> {
+    let mut below = Below::new(root);
+    under.iter().filter_map(|draft| draft.effects(root.path())).for_each(|effects| below.lay(effects));
+    below
+}
+
+/// What the layers change, on top of what was tried out before.
+pub(super) fn touched(tried: &Tried, under: &[&Draft]) -> Result<Vec<Touched>, DriverError> {
     let one = |(number, root): (usize, &PathBuf)| {
-        let layer = Layer::read(&tried.bench.path().join(format!("upper-{number}"))).map_err(snapshot_failed)?;
-        let effects = layer.effects(&Root::open(root).map_err(snapshot_failed)?).map_err(snapshot_failed)?;
+        let layer = Layer::read(&upper(tried.bench.path(), number)).map_err(snapshot_failed)?;
+        let opened = Root::open(root).map_err(snapshot_failed)?;
+        let effects = layer.effects(&below(&opened, under)).map_err(snapshot_failed)?;
         if let Some(effect) = effects.iter().find(|effect| effect.path.to_str().is_none()) {
             let text =
                 format!("{} has a name that is no text, which nobody can declare or approve", effect.path.display());
@@ -264,12 +222,12 @@ fn touched(tried: &Tried) -> Result<Vec<Touched>, DriverError> {
 }
 
 impl Touched {
-    fn resource(&self, effect: &Effect) -> Resource {
+    pub(super) fn resource(&self, effect: &Effect) -> Resource {
         Resource::file(self.root.join(&effect.path).display().to_string())
     }
 }
 
-fn kind(effect: &Effect) -> ChangeKind {
+pub(super) fn kind(effect: &Effect) -> ChangeKind {
     match (effect.before.exists(), effect.after.exists()) {
         (false, _) => ChangeKind::Created,
         (true, false) => ChangeKind::Deleted,
@@ -285,7 +243,7 @@ fn gives_rights(effect: &Effect) -> bool {
     is_file(&effect.after) && effect.after.meta.mode & RIGHTS != 0 && !same
 }
 
-fn refuse_undeclared(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError> {
+pub(super) fn refuse_undeclared(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError> {
     let declared = |resource: &Resource| step.lowered.writes.iter().any(|write| write.contains(resource));
     let each = touched.iter().flat_map(|part| part.effects.iter().map(|effect| (kind(effect), part.resource(effect))));
     let outside: Vec<String> = each
@@ -323,7 +281,7 @@ fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError>
     };
     let (created, updated, deleted) =
         (count(ChangeKind::Created), count(ChangeKind::Updated), count(ChangeKind::Deleted));
-    if let Some(expect) = step.expect.as_ref().filter(|expect| says_something(expect)) {
+    if let Some(expect) = step.expect.as_ref().filter(|expect| expect.says_something()) {
         // Of what the plan says nothing there must be as many as when it was assessed.
         let known = |at: usize| -> Option<u64> {
             let counts = step.pinned.iter().find_map(|pin| pin.strip_prefix(COUNTED))?;
@@ -343,16 +301,19 @@ fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError>
     Err(DriverError::Stale(text))
 }
 
-fn says_something(expect: &Expectation) -> bool {
-    expect.created.is_some() || expect.updated.is_some() || expect.deleted.is_some()
-}
-
-/// SHA-256 over names and what is there afterwards, without times.
-fn digest_of(touched: &[Touched]) -> Digest {
+/// SHA-256 over names, the content that is there before, and what is there afterwards, without times.
+pub(super) fn digest_of(touched: &[Touched]) -> Digest {
     let mut text = String::new();
     for part in touched {
         for effect in &part.effects {
-            text.push_str(&format!("{}\0{}\0", part.resource(effect), effect.after.content_fingerprint()));
+            let was = match &effect.before.node {
+                Node::File(content) => content.hash.to_string(),
+                // A file by one of its names is a file.
+                Node::HardLink(_) => String::new(),
+                _ => effect.before.content_fingerprint(),
+            };
+            let will = effect.after.content_fingerprint();
+            text.push_str(&format!("{}\0{was}\0{will}\0", part.resource(effect)));
         }
     }
     Digest::of(text.as_bytes())
@@ -368,78 +329,6 @@ fn announced(touched: &[Touched]) -> BTreeMap<String, String> {
             (part.resource(effect).to_string(), print)
         })
         .collect()
-}
-
-fn describe(assessed: &mut StepAssessment, part: &Touched, tried: &Tried) {
-    let size = |entry: &snapshots::Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
-    let number = tried.roots.iter().position(|root| *root == part.root).unwrap_or(0);
-    let upper = tried.bench.path().join(format!("upper-{number}"));
-    for effect in &part.effects {
-        let bytes = if effect.after.exists() { size(&effect.after) } else { size(&effect.before) };
-        let resource = part.resource(effect).to_string();
-        assessed.changes.push(ResourceChange { resource, change: kind(effect), bytes, rows: None });
-        if let (Some(was), Some(will)) = (size(&effect.before), size(&effect.after))
-            && was.min(will) >= LARGE
-        {
-            assessed.notes.push(format!("{} is large and is copied whole before it is changed", effect.path.display()));
-        }
-        if assessed.preview.len() < PREVIEW {
-            assessed.preview.push_str(&preview(part, effect, &upper));
-        }
-    }
-    assessed.notes.extend(moves(part));
-}
-
-fn preview(part: &Touched, effect: &Effect, upper: &Path) -> String {
-    let is_file = |entry: &snapshots::Entry| matches!(&entry.node, Node::File(content) if content.size <= PREVIEW_BYTES && !content.sparse);
-    let read = |root: &Path| -> Vec<u8> {
-        Root::open(root)
-            .ok()
-            .and_then(|root| crate::file::io::read_beneath(&root, &effect.path).ok())
-            .unwrap_or_default()
-    };
-    match (is_file(&effect.before), is_file(&effect.after)) {
-        (true, true) if effect.before.node == effect.after.node => {
-            format!("--- {}: only owner, mode, time or attributes differ\n", effect.path.display())
-        }
-        (_, true) if effect.before.exists() => crate::preview::diff(&effect.path, &read(&part.root), &read(upper)),
-        (_, true) => crate::preview::diff(&effect.path, b"", &read(upper)),
-        _ => String::new(),
-    }
-}
-
-/// Files that are gone in one place and there in another with the same content.
-fn moves(part: &Touched) -> Vec<String> {
-    let content = |entry: &snapshots::Entry| match &entry.node {
-        Node::File(content) if content.size > 0 => Some(content.hash.to_string()),
-        _ => None,
-    };
-    let gone: BTreeMap<String, &Path> = part
-        .effects
-        .iter()
-        .filter(|effect| !effect.after.exists())
-        .filter_map(|effect| Some((content(&effect.before)?, effect.path.as_path())))
-        .collect();
-    let moved = |effect: &Effect| {
-        let from = gone.get(&content(&effect.after)?)?;
-        (!effect.before.exists()).then(|| format!("moves {} to {}", from.display(), effect.path.display()))
-    };
-    part.effects.iter().filter_map(moved).take(TOLD).collect()
-}
-
-/// Fingerprints of what is declared, and how many names lie in it.
-fn look(step: &StepSpec) -> Result<(BTreeMap<String, String>, u64), DriverError> {
-    let (mut prints, mut whole) = (BTreeMap::new(), 0);
-    for (root, paths) in declared(step)? {
-        let opened = Root::open(&root).map_err(snapshot_failed)?;
-        for path in paths {
-            let tree: Tree = snapshots::scan(&opened, std::slice::from_ref(&path), None).map_err(snapshot_failed)?;
-            whole += tree.entries.iter().filter(|entry| entry.exists()).count() as u64;
-            let resource = Resource::file(root.join(&path).display().to_string());
-            prints.insert(resource.to_string(), tree.content_digest().to_string());
-        }
-    }
-    Ok((prints, whole))
 }
 
 /// Whether a step that has not been looked at runs over a layer all the same.

@@ -13,6 +13,7 @@ pub(crate) mod process;
 mod terraform;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod walled;
 mod words;
 
@@ -21,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::{
-    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output, Scope,
-    SideCommand, Sighting, StepSpec, Token, UndoError,
+    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Left, Lowered, Output,
+    Scope, SideCommand, Sighting, StepSpec, Token, TriedOut, UndoError,
 };
 use schemas::{Change, ChangeKind, Check, Confidence, Finding, PlanStep, Resource, StepAssessment, schema_of_type};
 use serde::{Deserialize, Serialize};
@@ -353,9 +354,6 @@ impl Driver for Command {
         let params: Run = step.params()?;
         words::look_where_they_lead(step, &params)?;
         crate::reach::refuse_repository(step)?;
-        if priors.is_empty() && lower::can_be_tried(&params, step.undo.is_some(), &step.facts) {
-            return self.try_out(step, &params);
-        }
         let read_only = step.lowered.class == schemas::Class::TriviallyReversible && step.lowered.writes.is_empty();
         // What earlier steps leave cannot be told from what is there now; what lies there already can.
         let (fingerprints, reaches) =
@@ -377,6 +375,16 @@ impl Driver for Command {
             notes,
             ..StepAssessment::unseen(&step.id, class, step.lowered.way_back.clone())
         })
+    }
+
+    fn try_out(&self, step: &StepSpec, before: &[Left]) -> Result<Option<TriedOut>, DriverError> {
+        let params: Run = step.params()?;
+        if !lower::can_be_tried(&params, step.undo.is_some(), &step.facts) {
+            return Ok(None);
+        }
+        words::look_where_they_lead(step, &params)?;
+        crate::reach::refuse_repository(step)?;
+        self.try_on(step, &params, before)
     }
 
     fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError> {

@@ -1,0 +1,215 @@
+//! Commands tried out at the gate: each over a layer of its own, on top of what the steps before it would leave.
+//!
+//! Must never change the world, and never say of a step more than was seen.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kernel::{Cancel, DriverError, Left, StepSpec, TriedOut};
+use schemas::{ChangeKind, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
+use snapshots::{Effect, Node, Root};
+
+use super::confine::{Bench, upper};
+use super::contained::{EFFECTS, TOLD, Touched, below, counted, digest_of, kind, name_of, refuse_undeclared, touched};
+use super::params::{Commit, Run};
+use super::{Command, declared};
+use crate::paths::snapshot_failed;
+
+/// Bytes of one file that a preview reads.
+const PREVIEW_BYTES: u64 = 64 * 1024;
+/// Bytes of a preview.
+const PREVIEW: usize = 16 * 1024;
+/// A file of which a changed byte is worth a remark: all of it is copied first.
+const LARGE: u64 = 64 << 20;
+/// Most layers that one is laid over.
+const HIGHEST: usize = 64;
+
+/// What a step that was tried out left.
+pub(super) struct Draft {
+    id: String,
+    bench: Bench,
+    roots: Vec<PathBuf>,
+    /// What it changes, by root.
+    parts: BTreeMap<PathBuf, Vec<Effect>>,
+    /// Whether it may do something else when it runs.
+    is_loose: bool,
+}
+
+impl Draft {
+    /// What it changes of a root, where it changes anything.
+    pub(super) fn effects(&self, root: &Path) -> Option<&[Effect]> {
+        self.parts.get(root).map(Vec::as_slice).filter(|effects| !effects.is_empty())
+    }
+
+    /// The folder that took what it wrote to a root, where it changes anything.
+    pub(super) fn upper(&self, root: &Path) -> Option<PathBuf> {
+        self.effects(root)?;
+        let number = self.roots.iter().position(|known| known == root)?;
+        Some(upper(self.bench.path(), number))
+    }
+
+    /// Whether it leaves something at a path of a root that lies under this one.
+    fn makes(&self, root: &Path, path: &Path) -> bool {
+        self.effects(root).is_some_and(|all| all.iter().any(|effect| effect.path == path))
+    }
+}
+
+impl Command {
+    /// Tries the step out on top of `before` and says what it would change; nothing where too much lies under it.
+    pub(super) fn try_on(
+        &self,
+        step: &StepSpec,
+        params: &Run,
+        before: &[Left],
+    ) -> Result<Option<TriedOut>, DriverError> {
+        let drafts = before.iter().filter_map(|left| left.downcast_ref::<Draft>());
+        let under: Vec<&Draft> = drafts.filter(|draft| draft.parts.values().any(|part| !part.is_empty())).collect();
+        if under.len() > HIGHEST {
+            return Ok(None);
+        }
+        // Layers that nobody asked for in a long time, and those of dead trials.
+        self.confined()?.clear("none");
+        let (mut fingerprints, whole) = look(step, &under)?;
+        if under.iter().any(|draft| draft.is_loose) {
+            fingerprints.clear();
+        }
+        let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
+        let runs = format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"));
+        let unseen = StepAssessment { fingerprints, notes: vec![runs], ..unseen };
+        let run = format!("run-{}", ulid::Ulid::generate().to_string().to_lowercase());
+        let tried = match self.in_layers(step, params, (&run, &Cancel::default()), &under) {
+            Ok(tried) => tried,
+            Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
+                return Err(DriverError::Refused(format!("{message}; declare network, or contain: none")));
+            }
+            Err(DriverError::Exit { message, output }) => {
+                let assessment = failed(step, unseen, &message, &output)?;
+                return Ok(Some(TriedOut { assessment, left: None }));
+            }
+            Err(error) => return Err(error),
+        };
+        let touched = touched(&tried, &under)?;
+        refuse_undeclared(step, &touched)?;
+        let mut assessed = StepAssessment { confidence: Confidence::Verified, ..unseen };
+        assessed.notes.push(format!("tried out over a layer{}: this is all that it changes", on_top(&under)));
+        for part in &touched {
+            let upper = tried.roots.iter().position(|root| *root == part.root).map(|at| upper(tried.bench.path(), at));
+            describe(&mut assessed, part, &upper.unwrap_or_default(), &under);
+        }
+        let deleted = assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count() as u64;
+        assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
+        let digest = digest_of(&touched);
+        assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex()), counted(&touched)];
+        let mut bench = tried.bench;
+        let takes_layer = params.commit == Some(Commit::Approved);
+        if takes_layer {
+            let kept = self.confined()?.kept(&tried.roots, &name_of(step, &digest.hex()))?;
+            super::confine::remove(&kept);
+            bench.keep_as(kept)?;
+        }
+        let is_loose = !takes_layer && step.expect.as_ref().is_some_and(Expectation::says_something);
+        let parts = touched.into_iter().map(|part| (part.root, part.effects)).collect();
+        let left = Draft { id: step.id.clone(), bench, roots: tried.roots, parts, is_loose };
+        Ok(Some(TriedOut { assessment: assessed, left: Some(Arc::new(left)) }))
+    }
+}
+
+fn on_top(under: &[&Draft]) -> String {
+    let ids: Vec<&str> = under.iter().take(TOLD).map(|draft| draft.id.as_str()).collect();
+    match under.len().saturating_sub(TOLD) {
+        _ if ids.is_empty() => String::new(),
+        0 => format!(", on top of what {} would leave", ids.join(", ")),
+        more => format!(", on top of what {} and {more} more would leave", ids.join(", ")),
+    }
+}
+
+/// Of a step that failed when it was tried out nobody saw what it does: that it can be put back is all that is known of it.
+fn failed(
+    step: &StepSpec,
+    unseen: StepAssessment,
+    message: &str,
+    output: &kernel::Output,
+) -> Result<StepAssessment, DriverError> {
+    let said = String::from_utf8_lossy(&output.captured).trim().chars().take(200).collect::<String>();
+    let mut notes = unseen.notes;
+    notes.push(format!("tried out over a layer: {message}, so that its effect is not known: {said}"));
+    let reaches = crate::reach::beneath(step)?;
+    let known = step.lowered.way_back.entry.is_some();
+    let class = if known { unseen.class } else { unseen.class.max(schemas::Class::PartiallyReversible) };
+    Ok(StepAssessment { notes, reaches, class, ..unseen })
+}
+
+fn describe(assessed: &mut StepAssessment, part: &Touched, upper: &Path, under: &[&Draft]) {
+    let size = |entry: &snapshots::Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
+    for effect in &part.effects {
+        let bytes = if effect.after.exists() { size(&effect.after) } else { size(&effect.before) };
+        let resource = part.resource(effect).to_string();
+        assessed.changes.push(ResourceChange { resource, change: kind(effect), bytes, rows: None });
+        if let (Some(was), Some(will)) = (size(&effect.before), size(&effect.after))
+            && was.min(will) >= LARGE
+        {
+            assessed.notes.push(format!("{} is large and is copied whole before it is changed", effect.path.display()));
+        }
+        if assessed.preview.len() < PREVIEW {
+            let made = under.iter().rev().find(|draft| draft.makes(&part.root, &effect.path));
+            let was = made.and_then(|draft| draft.upper(&part.root)).unwrap_or_else(|| part.root.clone());
+            assessed.preview.push_str(&preview(effect, &was, upper));
+        }
+    }
+    assessed.notes.extend(moves(part));
+}
+
+/// What becomes of a file that lies in the folder `was`, and then in `will`.
+fn preview(effect: &Effect, was: &Path, will: &Path) -> String {
+    let is_file = |entry: &snapshots::Entry| matches!(&entry.node, Node::File(content) if content.size <= PREVIEW_BYTES && !content.sparse);
+    let read = |root: &Path| -> Vec<u8> {
+        Root::open(root)
+            .ok()
+            .and_then(|root| crate::file::io::read_beneath(&root, &effect.path).ok())
+            .unwrap_or_default()
+    };
+    match (is_file(&effect.before), is_file(&effect.after)) {
+        (true, true) if effect.before.node == effect.after.node => {
+            format!("--- {}: only owner, mode, time or attributes differ\n", effect.path.display())
+        }
+        (_, true) if effect.before.exists() => crate::preview::diff(&effect.path, &read(was), &read(will)),
+        (_, true) => crate::preview::diff(&effect.path, b"", &read(will)),
+        _ => String::new(),
+    }
+}
+
+/// Files that are gone in one place and there in another with the same content.
+fn moves(part: &Touched) -> Vec<String> {
+    let content = |entry: &snapshots::Entry| match &entry.node {
+        Node::File(content) if content.size > 0 => Some(content.hash.to_string()),
+        _ => None,
+    };
+    let gone: BTreeMap<String, &Path> = part
+        .effects
+        .iter()
+        .filter(|effect| !effect.after.exists())
+        .filter_map(|effect| Some((content(&effect.before)?, effect.path.as_path())))
+        .collect();
+    let moved = |effect: &Effect| {
+        let from = gone.get(&content(&effect.after)?)?;
+        (!effect.before.exists()).then(|| format!("moves {} to {}", from.display(), effect.path.display()))
+    };
+    part.effects.iter().filter_map(moved).take(TOLD).collect()
+}
+
+/// Fingerprints of what is declared, as the steps before would leave it, and how many names lie in it.
+fn look(step: &StepSpec, under: &[&Draft]) -> Result<(BTreeMap<String, String>, u64), DriverError> {
+    let (mut prints, mut whole) = (BTreeMap::new(), 0);
+    for (root, paths) in declared(step)? {
+        let opened = Root::open(&root).map_err(snapshot_failed)?;
+        let below = below(&opened, under);
+        for path in paths {
+            let tree = below.scan(std::slice::from_ref(&path)).map_err(snapshot_failed)?;
+            whole += tree.entries.iter().filter(|entry| entry.exists()).count() as u64;
+            let resource = Resource::file(root.join(&path).display().to_string());
+            prints.insert(resource.to_string(), tree.content_digest().to_string());
+        }
+    }
+    Ok((prints, whole))
+}
