@@ -2,8 +2,7 @@
 //!
 //! Must never leave a descriptor open that a program could inherit: all are closed on `exec`, and the launcher gets its own.
 
-use std::io::{IoSlice, Write as _};
-use std::mem::MaybeUninit;
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -11,17 +10,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
-    send, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::messages::{KILL, Report, TERM};
-use crate::server::PARTS;
+use crate::request::{PARTS, send_parts};
 use crate::wanted::Wanted;
 
-/// Largest report of a keeper in bytes.
+/// Largest report in bytes.
 const REPORT_BYTES: usize = 64 * 1024;
 
 /// Starts programs by a process of its own, which is started when it is needed first.
@@ -78,11 +74,8 @@ impl Launcher {
                 Some(running) => running,
                 None => self.serve()?,
             };
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            control.push(SendAncillaryMessage::ScmRights(&parts));
-            match sendmsg(&running.requests, &[IoSlice::new(b"?")], &mut control, SendFlags::NOSIGNAL) {
-                Ok(_) => {
+            match send_parts(&running.requests, parts) {
+                Ok(()) => {
                     *server = Some(running);
                     return Ok(());
                 }
@@ -127,8 +120,8 @@ impl Started {
         let _ = send(&self.control, &[KILL], SendFlags::NOSIGNAL);
     }
 
-    /// How it came out, once [`Started::control`] is readable. A keeper that died without a word is an error: what it started died
-    /// with it, but nobody knows how far it was.
+    /// How it came out, once [`Started::control`] is readable. A socket that closed without one is an error: the launcher was killed,
+    /// and what it started with it.
     pub fn report(&self) -> std::io::Result<Report> {
         let mut bytes = vec![0u8; REPORT_BYTES];
         let (_, count) = recv(&self.control, bytes.as_mut_slice(), RecvFlags::empty())?;
@@ -139,7 +132,7 @@ impl Started {
     }
 }
 
-fn pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 

@@ -1,69 +1,155 @@
 //! The init of a pid namespace: it builds the view, starts the program behind its walls, and takes everything with it when it ends.
+//! Without namespaces it is the process to which orphans come.
 //!
-//! Must never start the program before every wall stands.
+//! Must never start the program before every wall stands, and never say that it ended before nothing of it is left.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Write as _};
+use std::io::{IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, wait};
 
-use crate::keeper::{Failed, one_byte, trying};
-use crate::messages::{Ended, READY, Report, TERM, Tried};
-use crate::server::Streams;
-use crate::sys::{self, Half};
+use crate::filter;
+use crate::floor::Floors;
+use crate::messages::{Ended, Failed, KILL, READY, Report, TERM, Tried, say, trying};
+use crate::request::{Request, Streams, read_wanted, receive};
+use crate::server::Usual;
+use crate::sys;
 use crate::wall;
-use crate::wanted::Wanted;
+use crate::wanted::{View, Wanted};
 
-/// How often ended orphans are collected.
-const COLLECT: Duration = Duration::from_millis(200);
+/// How often ended orphans are collected, and what is left of disk and memory is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// Most different things of one program that are told.
 const MOST_TRIED: usize = 50;
 
-/// Does all that init does, and ends.
-pub(crate) fn run(wanted: &Wanted, streams: Streams, mut orders: File, mut saying: File) -> ! {
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let report = match one_byte(&mut orders) {
-        Some(READY) => Some(match wall::limit_processes(&wanted.limits).and_then(|()| start(wanted, streams)) {
-            Ok(Start::Running(program)) => Report::Ended(program.attend(orders, Reach::Namespace)),
-            Ok(Start::Failed(report)) => report,
-            Err((doing, error)) => Report::setup(doing, &error),
-        }),
-        _ => None,
+/// What a launch is made of.
+pub(crate) struct Launch<'a> {
+    pub(crate) wanted: &'a Wanted,
+    pub(crate) control: &'a OwnedFd,
+    pub(crate) streams: Streams,
+    /// A byte comes when the user namespace is ready; nothing where there is none.
+    pub(crate) ready: Option<File>,
+}
+
+/// Does all that init does, says how it came out, and ends.
+pub(crate) fn run(launch: Launch<'_>) -> ! {
+    let Launch { wanted, control, streams, ready } = launch;
+    let reach = Reach::of(&wanted.view);
+    let begun = begin(reach, ready);
+    let floors = Floors::of(wanted);
+    let built = begun.and_then(|()| crate::view::build(wanted));
+    finish(built.and_then(|()| start(wanted, streams)), control, &floors, reach)
+}
+
+/// Waits for a request, with everything done that does not depend on it.
+pub(crate) fn stand_by(requests: &OwnedFd, ready: Option<File>, usual: Usual) -> ! {
+    let reach = if usual == Usual::Bare { Reach::Descendants } else { Reach::Namespace };
+    let begun = begin(reach, ready);
+    let base = match (usual, begun) {
+        (Usual::Layers, Ok(())) => crate::view::base().map(Some),
+        (_, begun) => begun.map(|()| None),
     };
-    if let Some(report) = report {
-        let _ = saying.write_all(&report.to_bytes());
+    let request = loop {
+        match receive(requests) {
+            Ok(Some(parts)) => break Request::of(parts),
+            Err(Errno::INTR) => {}
+            Ok(None) | Err(_) => std::process::exit(0),
+        }
+    };
+    let Some(Request { request, control, streams }) = request else { std::process::exit(1) };
+    let wanted = match read_wanted(&request).map_err(trying("cannot read what to start")) {
+        Ok(wanted) => wanted,
+        Err((doing, error)) => {
+            say(&control, &Report::setup(doing, &error));
+            std::process::exit(0)
+        }
+    };
+    let floors = Floors::of(&wanted);
+    let built = base.and_then(|base| match (base, &wanted.view) {
+        (Some(base), View::Layers(layers)) => base.finish(&wanted, layers),
+        (None, View::Bare) => Ok(()),
+        _ => Err(trying("another view was prepared")(Errno::INVAL)),
+    });
+    finish(built.and_then(|()| start(&wanted, streams)), &control, &floors, reach)
+}
+
+/// What comes before anything that depends on what is wanted.
+fn begin(reach: Reach, ready: Option<File>) -> Result<(), Failed> {
+    let in_user = ready.is_some();
+    if reach == Reach::Namespace {
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     }
+    await_ids(ready);
+    if in_user {
+        wall::drop_bounds();
+    }
+    match reach {
+        Reach::Namespace => Ok(()),
+        Reach::Descendants => rustix::process::set_child_subreaper(Some(rustix::process::getpid())),
+    }
+    .map_err(trying("cannot adopt orphans"))
+}
+
+fn await_ids(ready: Option<File>) {
+    if ready.is_some_and(|mut ready| one_byte(&mut ready) != Some(READY)) {
+        std::process::exit(1);
+    }
+}
+
+fn finish(started: Result<Start, Failed>, control: &OwnedFd, floors: &Floors, reach: Reach) -> ! {
+    let report = match started {
+        Ok(Start::Running(program)) => Report::Ended(program.attend(control, floors, reach)),
+        Ok(Start::Failed(report)) => report,
+        Err((doing, error)) => Report::setup(doing, &error),
+    };
+    say(control, &report);
     std::process::exit(0)
+}
+
+/// Waits for one byte; nothing at the end of the stream.
+fn one_byte(from: &mut File) -> Option<u8> {
+    let mut byte = [0u8; 1];
+    loop {
+        match from.read(&mut byte) {
+            Ok(1) => return byte.first().copied(),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
 }
 
 /// What ends with the program.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+enum Reach {
     /// Everything in the namespace of which this process is the init.
     Namespace,
     /// Everything that descends from this process, to which orphans come.
     Descendants,
 }
 
+impl Reach {
+    fn of(view: &View) -> Self {
+        if *view == View::Bare { Self::Descendants } else { Self::Namespace }
+    }
+}
+
 /// How starting came out.
-pub(crate) enum Start {
+enum Start {
     Running(Program),
     Failed(Report),
 }
 
 /// The program, seen from init.
-pub(crate) struct Program {
+struct Program {
     pid: Pid,
     gone: OwnedFd,
     /// Where the calls come that the program may not make.
@@ -71,36 +157,34 @@ pub(crate) struct Program {
     ended: Ended,
 }
 
-pub(crate) fn start(wanted: &Wanted, streams: Streams) -> Result<Start, Failed> {
-    crate::view::build(wanted)?;
+fn start(wanted: &Wanted, streams: Streams) -> Result<Start, Failed> {
+    let (name, _) = wanted.argv.split_first().ok_or_else(|| trying("no program")(Errno::INVAL))?;
+    let path = wanted.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
+    let image = sys::Image::new(&find(name, path), &wanted.argv, &wanted.env)
+        .map_err(|error| (format!("cannot start {name}"), error))?;
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(trying("cannot make a socket"))?;
-    match sys::split(0).map_err(trying("cannot fork"))? {
-        Half::Child => {
-            drop(ours);
-            let failed = become_program(wanted, streams, &theirs);
-            tell(&theirs, &Report::setup(failed.0, &failed.1).to_bytes(), None);
-            std::process::exit(127)
+    let mut become_it = || {
+        let (doing, error) = become_program(wanted, &streams, &theirs, &image);
+        tell(&theirs, &Report::setup(doing, &error).to_bytes(), None);
+        127
+    };
+    let pid = sys::split_until_exec(&mut become_it).map_err(trying("cannot fork"))?;
+    drop((theirs, streams));
+    let gone = pidfd_open(pid, PidfdFlags::empty()).map_err(trying("cannot watch the program"))?;
+    let mut program = Program { pid, gone, listener: None, ended: Ended::default() };
+    // First the listener, then nothing: `exec` closes the socket. Words are a failure.
+    while let Some((words, fd)) = hear(&ours) {
+        if let Some(fd) = fd {
+            program.listener = Some(fd);
+            continue;
         }
-        Half::Parent(pid) => {
-            drop((theirs, streams));
-            let gone = pidfd_open(pid, PidfdFlags::empty()).map_err(trying("cannot watch the program"))?;
-            let mut program = Program { pid, gone, listener: None, ended: Ended::default() };
-            // First the listener, then nothing: `exec` closes the socket. Words are a failure.
-            while let Some((words, fd)) = hear(&ours) {
-                if let Some(fd) = fd {
-                    program.listener = Some(fd);
-                    continue;
-                }
-                let unclear =
-                    |_| Report::setup("cannot start the program", &std::io::Error::other("it did not say why"));
-                let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
-                return Ok(Start::Failed(serde_json::from_slice(&words).unwrap_or_else(unclear)));
-            }
-            Ok(Start::Running(program))
-        }
+        let unclear = |_| Report::setup("cannot start the program", &std::io::Error::other("it did not say why"));
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        return Ok(Start::Failed(serde_json::from_slice(&words).unwrap_or_else(unclear)));
     }
+    Ok(Start::Running(program))
 }
 
 fn tell(socket: &OwnedFd, words: &[u8], fd: Option<&OwnedFd>) {
@@ -133,8 +217,8 @@ fn hear(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
     }
 }
 
-/// Turns this process into the program; comes back only where that failed.
-fn become_program(wanted: &Wanted, streams: Streams, init: &OwnedFd) -> Failed {
+/// Turns a new process, which shares the memory of this one, into the program; comes back only where that failed.
+fn become_program(wanted: &Wanted, streams: &Streams, init: &OwnedFd, image: &sys::Image) -> Failed {
     let run = || -> Result<std::convert::Infallible, Failed> {
         let dup = trying("cannot set the standard streams");
         rustix::stdio::dup2_stdin(&streams.input)
@@ -142,22 +226,16 @@ fn become_program(wanted: &Wanted, streams: Streams, init: &OwnedFd) -> Failed {
             .and_then(|()| rustix::stdio::dup2_stderr(&streams.errors))
             .map_err(dup)?;
         rustix::process::setsid().map_err(trying("cannot make a session"))?;
-        sys::default_signals();
+        sys::default_pipe_signal();
         rustix::process::chdir(&wanted.cwd).map_err(trying(&format!("cannot go to {}", wanted.cwd.display())))?;
         wall::limit(&wanted.limits)?;
         wall::drop_rights()?;
         sys::close_on_exec().map_err(trying("cannot close descriptors"))?;
         wall::files(wanted)?;
-        if let Some(listener) = wall::calls(wanted.network)? {
-            tell(init, b"L", Some(&listener));
-        }
-        let (name, args) = wanted.argv.split_first().ok_or_else(|| trying("no program")(Errno::INVAL))?;
-        let path = wanted.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
-        let program = find(name, path);
-        let mut command = Command::new(&program);
-        command.args(args).env_clear().envs(wanted.env.iter().map(|(name, value)| (name, value)));
-        std::os::unix::process::CommandExt::arg0(&mut command, name);
-        Err((format!("cannot start {name}"), command.exec()))
+        let listener = filter::put_on(wanted.network)?;
+        tell(init, b"L", Some(&listener));
+        let name = wanted.argv.first().map_or("", String::as_str);
+        Err((format!("cannot start {name}"), image.exec()))
     };
     match run() {
         Ok(never) => match never {},
@@ -174,50 +252,73 @@ fn find(name: &str, path: &str) -> std::path::PathBuf {
     path.split(':').find_map(there).unwrap_or_else(|| std::path::Path::new("/nonexistent").join(name))
 }
 
+/// What woke init.
+#[derive(Default)]
+struct Woken {
+    asked: bool,
+    called: bool,
+}
+
 impl Program {
-    /// Collects orphans, refuses what is not allowed, passes on orders, until the program is gone; then ends what is left of it.
-    pub(crate) fn attend(mut self, mut orders: File, reach: Reach) -> Ended {
-        let mut code = None;
-        while code.is_none() {
-            code = self.collect(WaitOptions::NOHANG).1;
+    /// Collects orphans, refuses what is not allowed, follows orders, until the program is gone; then ends what is left of it.
+    fn attend(mut self, control: &OwnedFd, floors: &Floors, reach: Reach) -> Ended {
+        let (mut code, mut looked) = (None, Instant::now());
+        loop {
+            code = code.or(self.collect(WaitOptions::NOHANG).1);
             if code.is_some() {
                 break;
             }
-            let Ok([asked, called]) = self.wait(&orders) else { break };
-            if asked {
-                match one_byte(&mut orders) {
-                    Some(TERM) => drop(kill_process_group(self.pid, Signal::TERM)),
-                    // The kernel ends everything in the namespace with its init.
-                    Some(_) | None if reach == Reach::Namespace => std::process::exit(0),
-                    Some(_) | None => break,
+            let Ok(woken) = self.wait(control) else { break };
+            if woken.asked {
+                let mut order = [0u8; 1];
+                match recv(control, &mut order, RecvFlags::DONTWAIT) {
+                    Ok((_, 1)) if order == [TERM] => drop(kill_process_group(self.pid, Signal::TERM)),
+                    Ok((_, 1)) if order == [KILL] => break,
+                    Ok((_, 1)) | Err(Errno::INTR | Errno::AGAIN) => {}
+                    // A closed socket is whoever asked having died: the kernel ends everything in the namespace with its init.
+                    Ok(_) | Err(_) if reach == Reach::Namespace => std::process::exit(0),
+                    Ok(_) | Err(_) => break,
                 }
             }
-            if called {
+            if woken.called {
                 self.refuse();
             }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                self.ended.exhausted = floors.reached();
+                if self.ended.exhausted.is_some() {
+                    break;
+                }
+            }
         }
-        self.ended.left = match reach {
+        let left = match reach {
             Reach::Namespace => {
                 sys::kill_all();
                 self.collect(WaitOptions::empty()).0
             }
             Reach::Descendants => end_descendants(),
         };
+        self.ended.left = if code.is_some() { left } else { 0 };
         self.ended.code = code.unwrap_or(128 + Signal::KILL.as_raw());
         self.ended
     }
 
-    fn wait(&self, orders: &File) -> Result<[bool; 2], Errno> {
-        let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(COLLECT.subsec_nanos()) };
-        let mut fds = vec![PollFd::new(&self.gone, PollFlags::IN), PollFd::new(orders, PollFlags::IN)];
+    fn wait(&mut self, control: &OwnedFd) -> Result<Woken, Errno> {
+        let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+        let mut fds = vec![PollFd::new(&self.gone, PollFlags::IN), PollFd::new(control, PollFlags::IN)];
         fds.extend(self.listener.as_ref().map(|listener| PollFd::new(listener, PollFlags::IN)));
         match poll(&mut fds, Some(&tick)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
-        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        let called = fds.get(2).is_some_and(|fd| fd.revents().contains(PollFlags::IN));
-        Ok([ready(1), called])
+        let said = |at: usize| fds.get(at).map_or(PollFlags::empty(), PollFd::revents);
+        let (asked, calls) = (!said(1).is_empty(), said(2));
+        let called = calls.contains(PollFlags::IN);
+        // Nobody is left who could call: waiting for it would be no waiting.
+        if !called && !calls.is_empty() {
+            self.listener = None;
+        }
+        Ok(Woken { asked, called })
     }
 
     /// Waits for children; says how many there were besides the program, and its exit code if it was among them.
@@ -243,10 +344,14 @@ impl Program {
         let Some(listener) = &self.listener else { return };
         let Ok(call) = sys::referred(listener) else { return };
         sys::refuse(listener, &call, libc::EPERM);
-        let (call, why) = wall::name(&call);
-        let known = self.ended.tried.iter().any(|tried| tried.call == call);
+        let (call, why) = filter::name(&call);
+        self.note(Tried { call, why: why.to_owned() });
+    }
+
+    fn note(&mut self, tried: Tried) {
+        let known = self.ended.tried.iter().any(|known| known.call == tried.call);
         if !known && self.ended.tried.len() < MOST_TRIED {
-            self.ended.tried.push(Tried { call, why: why.to_owned() });
+            self.ended.tried.push(tried);
         }
     }
 }

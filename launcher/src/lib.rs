@@ -5,17 +5,20 @@
 //! was wanted: what the kernel refuses is an error that cannot be mistaken for the program's own exit.
 //!
 //! ```text
-//! backout --requests--> server --fork--> keeper --clone(namespaces)--> init --fork--> program
-//!    \________________ control: stop, end; report ________/  lifeline      walls: Landlock, seccomp
+//! backout --requests--> server --clone(namespaces)--> init --vfork--> program
+//!    \________________ control: stop, end; report ________/      walls: Landlock, seccomp
 //! ```
 //!
-//! Whoever dies takes with it what is below: the keeper ends when its control socket closes, init when the keeper does, and with the
-//! init of a pid namespace the kernel ends everything in it.
+//! Whoever dies takes with it what is below: init ends when the server does or its control socket closes, and with the init of a pid
+//! namespace the kernel ends everything in it. The server holds every control socket until nothing is left of its launch.
 
 mod client;
+mod filter;
+mod floor;
+mod ids;
 mod init;
-mod keeper;
 mod messages;
+mod request;
 mod server;
 mod sys;
 mod view;

@@ -1,5 +1,8 @@
 //! What the processes of a launch say to one another: one message a packet, JSON where it has content.
 
+use std::os::fd::OwnedFd;
+
+use rustix::net::{SendFlags, send};
 use serde::{Deserialize, Serialize};
 
 /// Ends the program at once.
@@ -9,7 +12,7 @@ pub(crate) const TERM: u8 = b'T';
 /// The user namespace is ready.
 pub(crate) const READY: u8 = b'R';
 
-/// How a launch came out; the last message of a keeper, sent when nothing of the program is left.
+/// How a launch came out; sent when nothing of the program is left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
@@ -57,4 +60,17 @@ impl Report {
         // INVARIANT: strings and numbers always serialize.
         serde_json::to_vec(self).unwrap_or_default()
     }
+}
+
+/// Sends a report to whoever asked, who may be gone.
+pub(crate) fn say(control: &OwnedFd, report: &Report) {
+    let _ = send(control, &report.to_bytes(), SendFlags::NOSIGNAL);
+}
+
+/// What was tried, and what came of it.
+pub(crate) type Failed = (String, std::io::Error);
+
+/// Puts what was tried to an error.
+pub(crate) fn trying<E: Into<std::io::Error>>(doing: &str) -> impl FnOnce(E) -> Failed {
+    move |error| (doing.to_owned(), error.into())
 }

@@ -1,95 +1,250 @@
 //! The process that forks: one for each process of backout, with one thread and little memory.
 //!
-//! Must never outlive whoever asks it: when the socket closes, it ends.
+//! Must never outlive whoever asks it: when the socket closes, it ends, and what it started with it. Must never let the control socket of
+//! a launch close before nothing is left of it.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Read as _, Seek as _};
-use std::mem::MaybeUninit;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
-use crate::keeper;
-use crate::messages::Report;
+use crate::client::pair;
+use crate::filter;
+use crate::ids::Ids;
+use crate::init::{self, Launch};
+use crate::messages::{Ended, Failed, READY, Report, say, trying};
+use crate::request::{Request, read_wanted, receive};
 use crate::sys::{self, Half};
 use crate::wall;
-use crate::wanted::Wanted;
+use crate::wanted::{View, Wanted};
 
-/// What comes with a request, in this order: the request, the control socket, input, output, error output.
-pub(crate) const PARTS: usize = 5;
+/// A launch, until nothing is left of it.
+struct Child {
+    pid: Pid,
+    gone: OwnedFd,
+    control: OwnedFd,
+}
 
-/// The standard streams of a program.
-pub(crate) struct Streams {
-    pub(crate) input: OwnedFd,
-    pub(crate) output: OwnedFd,
-    pub(crate) errors: OwnedFd,
+/// A process that waits for a request of its kind, with everything done that does not depend on it.
+#[derive(Default)]
+struct Spare {
+    /// Requests of the kind so far.
+    asked: u32,
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    pid: Pid,
+    gone: OwnedFd,
+    requests: OwnedFd,
+}
+
+/// The namespaces of every init.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC;
+
+/// How many requests of a kind come before one is kept waiting: who asks once or twice has nothing of it.
+const BEFORE_SPARE: u32 = 2;
+
+struct Server {
+    requests: OwnedFd,
+    null: File,
+    ids: Ids,
+    children: Vec<Child>,
+    /// By [`Usual`].
+    spares: [Spare; 2],
 }
 
 /// Serves requests from standard input, a socket, until it closes. Returns the exit code of the process.
 pub fn serve() -> u8 {
-    let Ok(mut requests) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3) else { return 1 };
+    let Ok(requests) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3) else { return 1 };
     let Ok(null) = File::open("/dev/null") else { return 1 };
     if rustix::stdio::dup2_stdin(&null).is_err() {
         return 1;
     }
+    let Ok(ids) = Ids::own() else { return 1 };
+    sys::default_signals();
+    wall::drop_bounds();
     let _ = rustix::thread::set_name(c"backout-exec");
-    sys::wait_for_children(false);
     // Whoever is forked has them ready.
-    wall::build_filters();
-    loop {
-        match receive(&requests) {
-            Ok(Some(parts)) => take(parts, &mut requests, &null),
-            Ok(None) => return 0,
-            Err(Errno::INTR) => {}
-            Err(_) => return 1,
+    filter::build();
+    wall::open_devices();
+    Server { requests, null, ids, children: Vec::new(), spares: Default::default() }.serve()
+}
+
+impl Server {
+    fn serve(mut self) -> u8 {
+        loop {
+            let mut fds = vec![PollFd::new(&self.requests, PollFlags::IN)];
+            fds.extend(self.children.iter().map(|child| PollFd::new(&child.gone, PollFlags::IN)));
+            if poll(&mut fds, None).is_err_and(|errno| errno != Errno::INTR) {
+                return 1;
+            }
+            let mut ready = fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+            let asked = ready.next().unwrap_or(false);
+            self.children.retain(|child| !ready.next().unwrap_or(false) || !child.is_gone());
+            if asked {
+                match receive(&self.requests) {
+                    Ok(Some(parts)) => self.take(parts),
+                    Ok(None) => return 0,
+                    Err(Errno::INTR) => {}
+                    Err(_) => return 1,
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, parts: Vec<OwnedFd>) {
+        let Some(request) = Request::of(parts) else { return };
+        let wanted = match read_wanted(&request.request).map_err(trying("cannot read what to start")) {
+            Ok(wanted) => wanted,
+            Err((doing, error)) => return say(&request.control, &Report::setup(doing, &error)),
+        };
+        let usual = Usual::of(&wanted);
+        match usual.and_then(|usual| self.hand_on(&request, usual)) {
+            Some((pid, gone)) => self.children.push(Child { pid, gone, control: request.control }),
+            None => self.start(&wanted, request),
+        }
+        if let Some(usual) = usual {
+            self.provide(usual);
+        }
+    }
+
+    fn spare(&mut self, usual: Usual) -> &mut Spare {
+        let [bare, layers] = &mut self.spares;
+        match usual {
+            Usual::Bare => bare,
+            Usual::Layers => layers,
+        }
+    }
+
+    /// Hands a request on to the process that waits for one of its kind.
+    fn hand_on(&mut self, request: &Request, usual: Usual) -> Option<(Pid, OwnedFd)> {
+        let Waiting { pid, gone, requests } = self.spare(usual).waiting.take()?;
+        if request.send(&requests).is_ok() {
+            return Some((pid, gone));
+        }
+        end(pid);
+        None
+    }
+
+    /// Has another one wait, where more of the kind are to be expected.
+    fn provide(&mut self, usual: Usual) {
+        let spare = self.spare(usual);
+        spare.asked += 1;
+        if spare.asked > BEFORE_SPARE {
+            // Where it cannot be made, the next request says why.
+            let waiting = self.stand_by(usual).ok();
+            self.spare(usual).waiting = waiting;
+        }
+    }
+
+    /// Makes the process that starts the program and watches it: the init of namespaces, or, without, one to which orphans come.
+    fn start(&mut self, wanted: &Wanted, request: Request) {
+        let Request { control, streams, .. } = request;
+        let in_user = matches!(wanted.view, View::Layers(_)) || (wanted.view == View::Machine && !self.ids.are_roots());
+        let mut flags = match wanted.view {
+            View::Bare => 0,
+            View::Machine | View::Layers(_) => NAMESPACES,
+        };
+        flags |= if in_user { libc::CLONE_NEWUSER } else { 0 };
+        flags |= if wanted.network || flags == 0 { 0 } else { libc::CLONE_NEWNET };
+        match self.fork(flags) {
+            Ok(Forked::Child(ready)) => init::run(Launch { wanted, control: &control, streams, ready }),
+            Ok(Forked::Parent(pid, gone)) => self.children.push(Child { pid, gone, control }),
+            Err((doing, error)) => say(&control, &Report::setup(doing, &error)),
+        }
+    }
+
+    fn stand_by(&mut self, usual: Usual) -> Result<Waiting, Failed> {
+        let (ours, theirs) = pair().map_err(trying("cannot make a socket"))?;
+        let flags = match usual {
+            Usual::Bare => 0,
+            Usual::Layers => NAMESPACES | libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
+        };
+        match self.fork(flags)? {
+            Forked::Child(ready) => {
+                drop(ours);
+                init::stand_by(&theirs, ready, usual)
+            }
+            Forked::Parent(pid, gone) => Ok(Waiting { pid, gone, requests: ours }),
+        }
+    }
+
+    /// A process of its own; in a user namespace it has to wait for its ids.
+    fn fork(&mut self, flags: libc::c_int) -> Result<Forked, Failed> {
+        let in_user = flags & libc::CLONE_NEWUSER != 0;
+        let (wait, ready) = pipe_with(PipeFlags::CLOEXEC).map_err(trying("cannot make a pipe"))?;
+        match sys::split(flags).map_err(trying("cannot make namespaces"))? {
+            Half::Child => {
+                // Whoever asks must notice when one that answers is gone.
+                self.children.clear();
+                self.spares = Default::default();
+                drop(ready);
+                let _ = rustix::io::dup2(&self.null, &mut self.requests);
+                Ok(Forked::Child(in_user.then(|| File::from(wait))))
+            }
+            Half::Parent(pid) => {
+                let mapped = if in_user { self.ids.map(pid) } else { Ok(()) };
+                let mut ready = File::from(ready);
+                let told = mapped.and_then(|()| match in_user {
+                    true => ready.write_all(&[READY]).map_err(trying("cannot speak to an init")),
+                    false => Ok(()),
+                });
+                let gone = told
+                    .and_then(|()| pidfd_open(pid, PidfdFlags::empty()).map_err(trying("cannot watch an init")))
+                    .inspect_err(|_| end(pid))?;
+                Ok(Forked::Parent(pid, gone))
+            }
         }
     }
 }
 
-/// The descriptors of one request; nothing at the end.
-fn receive(requests: &OwnedFd) -> rustix::io::Result<Option<Vec<OwnedFd>>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0u8; 1];
-    let got = recvmsg(requests, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    if got.bytes == 0 {
-        return Ok(None);
-    }
-    let mut parts = Vec::with_capacity(PARTS);
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = message {
-            parts.extend(fds);
-        }
-    }
-    Ok(Some(parts))
+/// What most requests are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usual {
+    /// No namespaces.
+    Bare,
+    /// Layers and no network.
+    Layers,
 }
 
-fn take(parts: Vec<OwnedFd>, requests: &mut OwnedFd, null: &File) {
-    let Ok([request, control, input, output, errors]) = <[OwnedFd; PARTS]>::try_from(parts) else { return };
-    match sys::split(0) {
-        Ok(Half::Child) => {
-            sys::wait_for_children(true);
-            // Whoever asks must notice when the one that answers is gone.
-            let _ = rustix::io::dup2(null, requests);
-            let outcome = wanted(request);
-            let code = match outcome {
-                Ok(wanted) => keeper::keep(&wanted, control, Streams { input, output, errors }),
-                Err(error) => keeper::say(&control, &Report::setup("cannot read what to start", &error)),
-            };
-            std::process::exit(code);
-        }
-        Ok(Half::Parent(_)) => {}
-        Err(error) => {
-            keeper::say(&control, &Report::setup("cannot fork", &error));
+impl Usual {
+    fn of(wanted: &Wanted) -> Option<Self> {
+        match &wanted.view {
+            View::Bare => Some(Self::Bare),
+            View::Layers(_) if !wanted.network => Some(Self::Layers),
+            View::Layers(_) | View::Machine => None,
         }
     }
 }
 
-fn wanted(request: OwnedFd) -> std::io::Result<Wanted> {
-    let mut file = File::from(request);
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    serde_json::from_slice(&bytes).map_err(std::io::Error::other)
+/// The two sides of a fork.
+enum Forked {
+    /// The new process, with what tells it that its ids are there.
+    Child(Option<File>),
+    /// The old one: the new one's id, and what tells when it is gone.
+    Parent(Pid, OwnedFd),
+}
+
+fn end(pid: Pid) {
+    let _ = kill_process(pid, Signal::KILL);
+    while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
+}
+
+impl Child {
+    /// Whether it is gone, and with it everything that it started. One that was killed could not say so itself.
+    fn is_gone(&self) -> bool {
+        match waitpid(Some(self.pid), WaitOptions::NOHANG) {
+            Ok(None) | Err(Errno::INTR) => false,
+            Ok(Some((_, status))) if status.exit_status() == Some(0) => true,
+            Ok(Some(_)) | Err(_) => {
+                say(&self.control, &Report::Ended(Ended { code: 128 + Signal::KILL.as_raw(), ..Ended::default() }));
+                true
+            }
+        }
+    }
 }

@@ -2,11 +2,14 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
+use libc::sock_filter;
 use rustix::process::Pid;
-use seccompiler::sock_filter;
 
 /// One half of a split process.
 pub(crate) enum Half {
@@ -30,18 +33,68 @@ pub(crate) fn split(flags: libc::c_int) -> io::Result<Half> {
     }
 }
 
-/// Whether children that end are waited for, or vanish by themselves.
-pub(crate) fn wait_for_children(wait: bool) {
-    // SAFETY: the two dispositions have no handler.
-    unsafe { libc::signal(libc::SIGCHLD, if wait { libc::SIG_DFL } else { libc::SIG_IGN }) };
+/// Runs `work` in a new process that shares the memory of this one, while this one waits until it has become another program or ended:
+/// nothing is copied. What `work` returns is the exit code of the new process.
+pub(crate) fn split_until_exec(work: &mut dyn FnMut() -> i32) -> io::Result<Pid> {
+    extern "C" fn enter(work: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the pointer that is given to `clone` below, to a reference that lives until `clone` has returned.
+        let work = unsafe { &mut *work.cast::<&mut dyn FnMut() -> i32>() };
+        work()
+    }
+    const STACK: usize = 512 * 1024;
+    let (mut stack, mut work) = (vec![0u128; STACK / size_of::<u128>()], work);
+    let top = stack.as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the new process has a stack of its own, which stays until it has become another program or ended, as this process waits for
+    // that; it is the only thread that runs on this memory meanwhile. Its own descriptors, signals, folders and rights are not shared.
+    let pid = unsafe { libc::clone(enter, top.cast(), flags, (&raw mut work).cast()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Pid::from_raw(pid).ok_or_else(|| io::Error::other("no pid")),
+    }
 }
 
-/// Gives every signal its default again: an ignored one stays ignored over `exec`.
+/// A program with its arguments and environment, ready to be started without allocating anything.
+pub(crate) struct Image {
+    program: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Image {
+    /// A word with a NUL is an error.
+    pub(crate) fn new(program: &Path, argv: &[String], env: &[(String, String)]) -> io::Result<Self> {
+        let argv = argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<_, _>>()?;
+        let env = env.iter().map(|(name, value)| CString::new(format!("{name}={value}"))).collect::<Result<_, _>>()?;
+        Ok(Self { program: CString::new(program.as_os_str().as_bytes())?, argv, env })
+    }
+
+    /// Becomes the program; comes back only where that failed.
+    pub(crate) fn exec(&self) -> io::Error {
+        let list = |words: &[CString]| -> Vec<*const libc::c_char> {
+            words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
+        };
+        let (argv, env) = (list(&self.argv), list(&self.env));
+        // SAFETY: the lists end with a null pointer, and their strings live in `self`.
+        unsafe { libc::execvpe(self.program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+        io::Error::last_os_error()
+    }
+}
+
+/// Gives every signal its default again but SIGPIPE, and blocks none: what is ignored or blocked stays so in all that is started.
 pub(crate) fn default_signals() {
-    for signal in 1..32 {
+    // SAFETY: an empty set is all zeros, and is only read.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &std::mem::zeroed(), std::ptr::null_mut()) };
+    for signal in (1..32).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: the disposition has no handler; the signals that cannot be set are refused.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Gives SIGPIPE its default again, which would end a process that serves others.
+pub(crate) fn default_pipe_signal() {
+    // SAFETY: the disposition has no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Marks every descriptor from 3 on to be closed by `exec`.
@@ -69,18 +122,16 @@ pub(crate) fn set_mount(mount: impl AsFd, set: u64) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Puts a filter on this process and all that it starts; with `listen`, what the filter refers is asked of the descriptor that comes
-/// back.
-pub(crate) fn install(filter: &[sock_filter], listen: bool) -> io::Result<Option<OwnedFd>> {
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
-    let flags = if listen { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
-    // SAFETY: the kernel copies the program, which is as long as is said; `sock_filter` is the kernel's structure.
+/// Puts a filter on this process and all that it starts; what the filter refers is asked of the descriptor that comes back.
+pub(crate) fn install(filter: &[sock_filter]) -> io::Result<OwnedFd> {
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: the kernel copies the program, which is as long as is said.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     match done {
         -1 => Err(io::Error::last_os_error()),
-        // SAFETY: with the flag, the kernel returns a descriptor that nobody else has.
-        fd if listen => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
-        _ => Ok(None),
+        // SAFETY: the kernel returns a descriptor that nobody else has.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
     }
 }
 

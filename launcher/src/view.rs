@@ -15,8 +15,9 @@ use rustix::mount::{
     move_mount, open_tree, unmount,
 };
 
-use crate::keeper::{Failed, trying};
+use crate::messages::{Failed, trying};
 use crate::sys;
+use crate::wall;
 use crate::wanted::{Layer, View, Wanted};
 
 /// Folders of the machine that programs live on; those that are links there are links in the view.
@@ -35,22 +36,45 @@ const SECRETS: [&str; 8] = [
     "/etc/kubernetes",
 ];
 
+/// Where a view of layers is built: a folder that every machine has and that no root of anybody lies in. In the namespace of the view alone
+/// something is mounted there.
+const BASE: &str = "/sys";
+/// Bytes that a program over layers may write beside them.
+const BESIDE: u64 = 256 << 20;
+
 /// Builds the view and makes it the root of this process.
 pub(crate) fn build(wanted: &Wanted) -> Result<(), Failed> {
-    if wanted.view == View::Bare {
-        return Ok(());
-    }
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).map_err(trying("cannot make mounts private"))?;
     match &wanted.view {
         View::Bare => Ok(()),
-        View::Machine => machine(wanted),
-        View::Layers(layers) => layered(wanted, layers),
+        View::Machine => {
+            wall::limit_processes(&proc()?, &wanted.limits)?;
+            machine(wanted)
+        }
+        View::Layers(layers) => base()?.finish(wanted, layers),
     }
+}
+
+/// Nothing that is mounted here is seen elsewhere.
+fn keep_private() -> Result<(), Failed> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(trying("cannot make mounts private"))
+}
+
+/// The processes of this namespace, mounted nowhere yet.
+fn proc() -> Result<OwnedFd, Failed> {
+    let open = || -> rustix::io::Result<OwnedFd> {
+        let fs = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&fs)?;
+        let flags =
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+    };
+    open().map_err(trying("cannot mount /proc"))
 }
 
 /// The machine itself, read only but for what may be written: Landlock knows nothing of modes, owners and times.
 fn machine(wanted: &Wanted) -> Result<(), Failed> {
+    keep_private()?;
     let doing = |path: &Path| format!("cannot keep {} writable", path.display());
     let mut writable = Vec::new();
     for path in wanted.writes.iter().chain([&wanted.scratch]) {
@@ -81,45 +105,67 @@ fn cover(folder: &Path) -> Result<(), Failed> {
         .map_err(trying(&format!("cannot cover {}", folder.display())))
 }
 
-fn layered(wanted: &Wanted, layers: &[Layer]) -> Result<(), Failed> {
-    let base = &wanted.scratch;
-    let inside = |path: &Path| base.join(path.strip_prefix("/").unwrap_or(path));
-    // What lies in the state folder is opened before anything covers it.
-    let mut overlays = layers.iter().map(|layer| Ok((layer, overlay(layer)?))).collect::<Result<Vec<_>, Failed>>()?;
-    overlays.sort_by(|(one, _), (other, _)| one.at.cmp(&other.at));
-    let size = format!("mode=755,size={}", wanted.limits.memory_floor.max(64 << 20));
-    let size = std::ffi::CString::new(size).unwrap_or_default();
-    mount("none", base, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(size.as_c_str()))
+/// What every view of layers has, waiting for the layers.
+pub(crate) struct Base {
+    proc: OwnedFd,
+}
+
+fn inside(path: &Path) -> PathBuf {
+    Path::new(BASE).join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Builds what does not depend on what is wanted.
+pub(crate) fn base() -> Result<Base, Failed> {
+    keep_private()?;
+    let size = std::ffi::CString::new(format!("mode=755,size={BESIDE}")).unwrap_or_default();
+    mount("none", BASE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(size.as_c_str()))
         .map_err(trying("cannot mount a root for the view"))?;
     for folder in SYSTEM {
         system(Path::new(folder), &inside(Path::new(folder)))?;
     }
-    for folder in ["/tmp", "/var/tmp", "/dev/shm", "/run"] {
-        make_folder(&inside(Path::new(folder)), 0o1777)?;
+    for (folder, mode) in [("var", 0o755), ("dev", 0o755), ("proc", 0o755)] {
+        make_folder(&Path::new(BASE).join(folder), mode)?;
     }
-    make_folder(&inside(Path::new("/proc")), 0o755)?;
+    for folder in ["tmp", "var/tmp", "dev/shm", "run"] {
+        make_folder(&Path::new(BASE).join(folder), 0o1777)?;
+    }
     devices(&inside(Path::new("/dev")))?;
-    let proc = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", inside(Path::new("/proc")), "proc", proc, None).map_err(trying("cannot mount /proc"))?;
     if rustix::process::geteuid().is_root() {
-        secrets(&inside)?;
+        secrets()?;
     }
-    for (layer, made) in overlays {
-        let at = inside(&layer.at);
-        make_folder(&at, 0o755)?;
-        attach(&made, &at).map_err(trying(&format!("cannot show {}", layer.at.display())))?;
+    Ok(Base { proc: proc()? })
+}
+
+impl Base {
+    /// Adds the layers, covers what is hidden, and makes it the root of this process.
+    pub(crate) fn finish(self, wanted: &Wanted, layers: &[Layer]) -> Result<(), Failed> {
+        wall::limit_processes(&self.proc, &wanted.limits)?;
+        sys::set_mount(&self.proc, libc::MOUNT_ATTR_RDONLY).map_err(trying("cannot make /proc read only"))?;
+        attach(&self.proc, &inside(Path::new("/proc"))).map_err(trying("cannot show /proc"))?;
+        let mut overlays =
+            layers.iter().map(|layer| Ok((layer, overlay(layer)?))).collect::<Result<Vec<_>, Failed>>()?;
+        overlays.sort_by(|(one, _), (other, _)| one.at.cmp(&other.at));
+        for (layer, made) in overlays {
+            let at = inside(&layer.at);
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&at)
+                .map_err(trying("cannot make a place for a layer"))?;
+            attach(&made, &at).map_err(trying(&format!("cannot show {}", layer.at.display())))?;
+        }
+        wanted.hidden.iter().try_for_each(|folder| cover(&inside(folder)))?;
+        rustix::process::chdir(BASE)
+            .and_then(|()| rustix::process::pivot_root(".", "."))
+            .and_then(|()| unmount(".", UnmountFlags::DETACH))
+            .and_then(|()| rustix::process::chdir("/"))
+            .map_err(trying("cannot change the root"))
     }
-    wanted.hidden.iter().try_for_each(|folder| cover(&inside(folder)))?;
-    rustix::process::chdir(base)
-        .and_then(|()| rustix::process::pivot_root(".", "."))
-        .and_then(|()| unmount(".", UnmountFlags::DETACH))
-        .and_then(|()| rustix::process::chdir("/"))
-        .map_err(trying("cannot change the root"))
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), Failed> {
     let failed = |error| (format!("cannot make {}", path.display()), error);
-    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
+    DirBuilder::new().mode(0o755).create(path).map_err(failed)?;
     if mode == 0o755 {
         return Ok(());
     }
@@ -201,7 +247,7 @@ fn devices(at: &Path) -> Result<(), Failed> {
 }
 
 /// Covers what of `/etc` only root may read.
-fn secrets(inside: &impl Fn(&Path) -> PathBuf) -> Result<(), Failed> {
+fn secrets() -> Result<(), Failed> {
     let nothing = inside(Path::new("/run/.nothing"));
     for secret in SECRETS {
         let at = inside(Path::new(secret));

@@ -183,12 +183,22 @@ fn commits() {
 }
 
 fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|it| it == name);
     let cage = Cage::new();
-    starts(&cage, "root");
-    if let Some(cage) = Cage::of_user() {
-        starts(&cage, "an ordinary user");
+    if is_wanted("starts") {
+        starts(&cage, "root");
+        if let Some(cage) = Cage::of_user() {
+            starts(&cage, "an ordinary user");
+        }
     }
-    large(&cage);
-    work();
-    commits();
+    if is_wanted("large") {
+        large(&cage);
+    }
+    if is_wanted("work") {
+        work();
+    }
+    if is_wanted("commits") {
+        commits();
+    }
 }

@@ -1,4 +1,4 @@
-//! Running a program behind walls: watched through its keeper, which says how it ended when nothing of it is left.
+//! Running a program behind walls: watched through the launcher, which says how it ended when nothing of it is left.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::confine::{Bench, Confinement, Reach};
 use super::process::{Ending, GRACE, Program, Stream, redacted};
 
-/// How long a keeper has to report after it was told to end its program.
+/// How long the launcher has to report after it was told to end a program.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
 /// Runs it to its end, to its timeout, or until somebody stops it.
@@ -107,7 +107,7 @@ impl<'a> Watched<'a> {
         Ok(Self { program, started, out, err, called, _bell: bell, from: Instant::now() })
     }
 
-    /// Reads what it writes until the keeper says that it is gone; ends it when its time is over or somebody wants that.
+    /// Reads what it writes until the launcher says that it is gone; ends it when its time is over or somebody wants that.
     fn attend(&mut self) -> std::io::Result<(Ending, Report)> {
         let limit = Duration::from_millis(self.program.timeout_ms);
         loop {

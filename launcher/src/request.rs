@@ -1,0 +1,81 @@
+//! What a request is made of, and how it is handed on: descriptors in one message.
+//!
+//! Must never leave a descriptor open that a program could inherit.
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read as _, Seek as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+
+use crate::wanted::Wanted;
+
+/// What comes with a request, in this order: the request, the control socket, input, output, error output.
+pub(crate) const PARTS: usize = 5;
+
+/// The standard streams of a program.
+pub(crate) struct Streams {
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
+    pub(crate) errors: OwnedFd,
+}
+
+/// A request, its parts by name.
+pub(crate) struct Request {
+    pub(crate) request: OwnedFd,
+    pub(crate) control: OwnedFd,
+    pub(crate) streams: Streams,
+}
+
+impl Request {
+    /// Nothing where parts are missing.
+    pub(crate) fn of(parts: Vec<OwnedFd>) -> Option<Self> {
+        let [request, control, input, output, errors] = <[OwnedFd; PARTS]>::try_from(parts).ok()?;
+        Some(Self { request, control, streams: Streams { input, output, errors } })
+    }
+
+    /// Hands it on.
+    pub(crate) fn send(&self, to: &OwnedFd) -> rustix::io::Result<()> {
+        let Streams { input, output, errors } = &self.streams;
+        send_parts(to, [&self.request, &self.control, input, output, errors].map(AsFd::as_fd))
+    }
+}
+
+/// Sends the parts of a request.
+pub(crate) fn send_parts(to: &OwnedFd, parts: [BorrowedFd<'_>; PARTS]) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&parts));
+    sendmsg(to, &[IoSlice::new(b"?")], &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// The descriptors of one request; nothing at the end.
+pub(crate) fn receive(requests: &OwnedFd) -> rustix::io::Result<Option<Vec<OwnedFd>>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8; 1];
+    let got = recvmsg(requests, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if got.bytes == 0 {
+        return Ok(None);
+    }
+    let mut parts = Vec::with_capacity(PARTS);
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            parts.extend(fds);
+        }
+    }
+    Ok(Some(parts))
+}
+
+/// What a request wants.
+pub(crate) fn read_wanted(request: &OwnedFd) -> std::io::Result<Wanted> {
+    let mut file = File::from(request.try_clone()?);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    serde_json::from_slice(&bytes).map_err(std::io::Error::other)
+}
