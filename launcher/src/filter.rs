@@ -10,6 +10,7 @@ use libc::sock_filter;
 
 use crate::messages::{Failed, trying};
 use crate::sys::{self, Referred};
+use crate::writing::{self, When};
 
 /// A system call that is refused and told, and why.
 type Refused = (i64, &'static str, &'static str);
@@ -106,31 +107,49 @@ enum Ruling {
     ReferBut { argument: u8, values: &'static [u32] },
 }
 
-/// The filters, by whether the network is shared.
-static FILTERS: OnceLock<[Result<Vec<sock_filter>, String>; 2]> = OnceLock::new();
+/// What a filter lets a program do, and what is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Whether the network is shared.
+    pub(crate) network: bool,
+    /// Whether init is asked about every file that is changed by its name.
+    pub(crate) tells_writes: bool,
+}
+
+type Built = Result<Vec<sock_filter>, String>;
+
+/// The filters that were built.
+static FILTERS: OnceLock<Vec<(Terms, Built)>> = OnceLock::new();
 
 /// Builds the filters before they are needed.
-pub(crate) fn build() {
-    let _ = FILTERS.get_or_init(|| [false, true].map(|network| program(&rules(network))));
+pub(crate) fn build() -> &'static [(Terms, Built)] {
+    let terms = [(false, false), (false, true), (true, false), (true, true)];
+    let terms = terms.map(|(network, tells_writes)| Terms { network, tells_writes });
+    FILTERS.get_or_init(|| terms.into_iter().map(|terms| (terms, program(&rules(terms)))).collect())
 }
 
 /// Puts the filter on; what it refers comes to the descriptor.
-pub(crate) fn put_on(network: bool) -> Result<OwnedFd, Failed> {
-    build();
+pub(crate) fn put_on(terms: Terms) -> Result<OwnedFd, Failed> {
     let failed = |text: &str| ("cannot build the filter of calls".to_owned(), std::io::Error::other(text.to_owned()));
-    let [without, with] = FILTERS.get().ok_or_else(|| failed("there is none"))?;
-    let filter = if network { with } else { without }.as_ref().map_err(|text| failed(text))?;
+    let built = build().iter().find(|(built, _)| *built == terms).ok_or_else(|| failed("there is none"))?;
+    let filter = built.1.as_ref().map_err(|text| failed(text))?;
     sys::install(filter).map_err(trying("cannot put on the filter of calls"))
 }
 
 /// Every call that the kernel is not just left to do, by number.
-fn rules(network: bool) -> Vec<(u32, Ruling)> {
+fn rules(terms: Terms) -> Vec<(u32, Ruling)> {
     let mut all: Vec<(i64, Ruling)> = REFUSED.iter().map(|(call, ..)| (*call, Ruling::Refer)).collect();
     all.extend(UNKNOWN.map(|call| (call, Ruling::Unknown)));
     let bits = NEW_NAMESPACES.iter().fold(0, |bits, flag| bits | *flag as u32);
     all.push((libc::SYS_clone, Ruling::ReferWith { argument: 0, bits }));
-    if !network {
+    if !terms.network {
         all.push((libc::SYS_socket, Ruling::ReferBut { argument: 0, values: &LOCAL }));
+    }
+    if terms.tells_writes {
+        all.extend(writing::calls().map(|writing| match writing.when {
+            When::Flags(argument) => (writing.number, Ruling::ReferWith { argument, bits: writing::WRITES }),
+            When::Always | When::How(_) => (writing.number, Ruling::Refer),
+        }));
     }
     let mut out: Vec<(u32, Ruling)> = all.into_iter().map(|(call, ruling)| (call as u32, ruling)).collect();
     out.sort_by_key(|(call, _)| *call);
@@ -248,7 +267,7 @@ mod tests {
     use super::*;
 
     /// What the kernel makes of a call (`Documentation/networking/filter.rst`).
-    fn outcome(program: &[sock_filter], number: u32, architecture: u32, first: u32) -> u32 {
+    fn outcome(program: &[sock_filter], number: u32, architecture: u32, argument: u32) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let line = program[at];
@@ -258,7 +277,7 @@ mod tests {
                     value = match line.k {
                         NUMBER => number,
                         ARCHITECTURE => architecture,
-                        ARGUMENTS => first,
+                        at if at >= ARGUMENTS && (at - ARGUMENTS).is_multiple_of(8) => argument,
                         other => panic!("nothing lies at {other}"),
                     };
                     continue;
@@ -275,11 +294,11 @@ mod tests {
 
     #[test]
     fn every_number_comes_to_what_the_table_says_and_no_other() {
-        for network in [false, true] {
-            let (rules, program) = (rules(network), program(&rules(network)).unwrap());
+        for (terms, program) in build() {
+            let (rules, program) = (rules(*terms), program.as_ref().unwrap());
             for number in 0..1_000 {
                 let ruling = rules.iter().find(|(call, _)| *call == number).map_or(Ruling::Allow, |(_, it)| *it);
-                for first in [0, 1, 2, 16, 17, libc::CLONE_NEWNS as u32, u32::MAX] {
+                for first in [0, 1, 2, 16, 17, 0x40, libc::CLONE_NEWNS as u32, u32::MAX] {
                     let referred = match ruling {
                         Ruling::Allow => libc::SECCOMP_RET_ALLOW,
                         Ruling::Unknown => UNKNOWN_CALL,
@@ -288,7 +307,7 @@ mod tests {
                         Ruling::ReferBut { values, .. } if values.contains(&first) => libc::SECCOMP_RET_ALLOW,
                         Ruling::ReferWith { .. } | Ruling::ReferBut { .. } => libc::SECCOMP_RET_USER_NOTIF,
                     };
-                    assert_eq!(outcome(&program, number, OURS, first), referred, "{number} {first}");
+                    assert_eq!(outcome(program, number, OURS, first), referred, "{number} {first}");
                 }
             }
         }
@@ -296,10 +315,10 @@ mod tests {
 
     #[test]
     fn other_numbers_of_the_same_calls_lead_nowhere() {
-        let program = program(&rules(false)).unwrap();
-        assert_eq!(outcome(&program, 0, 0x4000_0003, 0), libc::SECCOMP_RET_KILL_PROCESS);
+        let program = build()[0].1.as_ref().unwrap();
+        assert_eq!(outcome(program, 0, 0x4000_0003, 0), libc::SECCOMP_RET_KILL_PROCESS);
         if cfg!(target_arch = "x86_64") {
-            assert_eq!(outcome(&program, X32 | libc::SYS_mount as u32, OURS, 0), UNKNOWN_CALL);
+            assert_eq!(outcome(program, X32 | libc::SYS_mount as u32, OURS, 0), UNKNOWN_CALL);
         }
     }
 }

@@ -17,7 +17,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, wait};
 
-use crate::filter;
+use crate::filter::{self, Terms};
 use crate::floor::Floors;
 use crate::messages::{Ended, Failed, KILL, READY, Report, TERM, Tried, say, trying};
 use crate::request::{Request, Streams, read_wanted, receive};
@@ -25,11 +25,15 @@ use crate::server::Usual;
 use crate::sys;
 use crate::wall;
 use crate::wanted::{View, Wanted};
+use crate::writing::{self, Allowed};
 
 /// How often ended orphans are collected, and what is left of disk and memory is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// Most different things of one program that are told.
 const MOST_TRIED: usize = 50;
+
+/// Why a file is not changed.
+const UNDECLARED: &str = "it would change what the step does not declare";
 
 /// What a launch is made of.
 pub(crate) struct Launch<'a> {
@@ -47,7 +51,7 @@ pub(crate) fn run(launch: Launch<'_>) -> ! {
     let begun = begin(reach, ready);
     let floors = Floors::of(wanted);
     let built = begun.and_then(|()| crate::view::build(wanted));
-    finish(built.and_then(|()| start(wanted, streams)), control, &floors, reach)
+    finish(built.and_then(|proc| start(wanted, streams, proc)), control, &floors, reach)
 }
 
 /// Waits for a request, with everything done that does not depend on it.
@@ -76,10 +80,10 @@ pub(crate) fn stand_by(requests: &OwnedFd, ready: Option<File>, usual: Usual) ->
     let floors = Floors::of(&wanted);
     let built = base.and_then(|base| match (base, &wanted.view) {
         (Some(base), View::Layers(layers)) => base.finish(&wanted, layers),
-        (None, View::Bare) => Ok(()),
+        (None, View::Bare) => crate::view::processes(),
         _ => Err(trying("another view was prepared")(Errno::INVAL)),
     });
-    finish(built.and_then(|()| start(&wanted, streams)), &control, &floors, reach)
+    finish(built.and_then(|proc| start(&wanted, streams, proc)), &control, &floors, reach)
 }
 
 /// What comes before anything that depends on what is wanted.
@@ -154,10 +158,12 @@ struct Program {
     gone: OwnedFd,
     /// Where the calls come that the program may not make.
     listener: Option<OwnedFd>,
+    /// Where it is asked which files it may change.
+    allowed: Option<Allowed>,
     ended: Ended,
 }
 
-fn start(wanted: &Wanted, streams: Streams) -> Result<Start, Failed> {
+fn start(wanted: &Wanted, streams: Streams, proc: OwnedFd) -> Result<Start, Failed> {
     let (name, _) = wanted.argv.split_first().ok_or_else(|| trying("no program")(Errno::INVAL))?;
     let path = wanted.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
     let image = sys::Image::new(&find(name, path), &wanted.argv, &wanted.env)
@@ -173,7 +179,8 @@ fn start(wanted: &Wanted, streams: Streams) -> Result<Start, Failed> {
     let pid = sys::split_until_exec(&mut become_it).map_err(trying("cannot fork"))?;
     drop((theirs, streams));
     let gone = pidfd_open(pid, PidfdFlags::empty()).map_err(trying("cannot watch the program"))?;
-    let mut program = Program { pid, gone, listener: None, ended: Ended::default() };
+    let allowed = wanted.tells_writes.then(|| Allowed::of(wanted, proc, &wall::free(wanted)));
+    let mut program = Program { pid, gone, listener: None, allowed, ended: Ended::default() };
     // First the listener, then nothing: `exec` closes the socket. Words are a failure.
     while let Some((words, fd)) = hear(&ours) {
         if let Some(fd) = fd {
@@ -232,7 +239,7 @@ fn become_program(wanted: &Wanted, streams: &Streams, init: &OwnedFd, image: &sy
         wall::drop_rights()?;
         sys::close_on_exec().map_err(trying("cannot close descriptors"))?;
         wall::files(wanted)?;
-        let listener = filter::put_on(wanted.network)?;
+        let listener = filter::put_on(Terms { network: wanted.network, tells_writes: wanted.tells_writes })?;
         tell(init, b"L", Some(&listener));
         let name = wanted.argv.first().map_or("", String::as_str);
         Err((format!("cannot start {name}"), image.exec()))
@@ -343,9 +350,18 @@ impl Program {
     fn refuse(&mut self) {
         let Some(listener) = &self.listener else { return };
         let Ok(call) = sys::referred(listener) else { return };
-        sys::refuse(listener, &call, libc::EPERM);
-        let (call, why) = filter::name(&call);
-        self.note(Tried { call, why: why.to_owned() });
+        if !writing::is_one(&call) {
+            sys::refuse(listener, &call, libc::EPERM);
+            let (call, why) = filter::name(&call);
+            return self.note(Tried { call, why: why.to_owned() });
+        }
+        match self.allowed.as_ref().and_then(|allowed| allowed.overstepped(&call)) {
+            None => sys::allow(listener, &call),
+            Some(tried) => {
+                sys::refuse(listener, &call, libc::EACCES);
+                self.note(Tried { call: tried, why: UNDECLARED.to_owned() });
+            }
+        }
     }
 
     fn note(&mut self, tried: Tried) {

@@ -24,6 +24,7 @@ mod sys;
 mod view;
 mod wall;
 mod wanted;
+mod writing;
 
 pub use client::{Launcher, Started};
 pub use messages::{Ended, Report, Tried};

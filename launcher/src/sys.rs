@@ -138,6 +138,8 @@ pub(crate) fn install(filter: &[sock_filter]) -> io::Result<OwnedFd> {
 /// A call that the filter refers.
 pub(crate) struct Referred {
     id: u64,
+    /// The process or thread that makes it, as this process sees it.
+    pub(crate) pid: u32,
     /// Its number.
     pub(crate) number: i32,
     /// Its arguments.
@@ -153,12 +155,21 @@ pub(crate) fn referred(listener: impl AsFd) -> io::Result<Referred> {
     if unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut note) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Referred { id: note.id, number: note.data.nr, args: note.data.args })
+    Ok(Referred { id: note.id, pid: note.pid, number: note.data.nr, args: note.data.args })
 }
 
 /// Refuses a referred call with an error number. A caller that is gone needs no answer.
 pub(crate) fn refuse(listener: impl AsFd, call: &Referred, errno: i32) {
     let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: -errno, flags: 0 };
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads one structure of this type.
+    unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };
+}
+
+/// Has the kernel do a referred call: whatever it refuses besides stays refused.
+pub(crate) fn allow(listener: impl AsFd, call: &Referred) {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags };
     let fd = listener.as_fd().as_raw_fd();
     // SAFETY: the kernel reads one structure of this type.
     unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer) };

@@ -42,16 +42,24 @@ const BASE: &str = "/sys";
 /// Bytes that a program over layers may write beside them.
 const BESIDE: u64 = 256 << 20;
 
-/// Builds the view and makes it the root of this process.
-pub(crate) fn build(wanted: &Wanted) -> Result<(), Failed> {
+/// Builds the view and makes it the root of this process. What comes back shows the processes of its namespace.
+pub(crate) fn build(wanted: &Wanted) -> Result<OwnedFd, Failed> {
     match &wanted.view {
-        View::Bare => Ok(()),
+        View::Bare => processes(),
         View::Machine => {
-            wall::limit_processes(&proc()?, &wanted.limits)?;
-            machine(wanted)
+            let proc = proc()?;
+            wall::limit_processes(&proc, &wanted.limits)?;
+            machine(wanted)?;
+            Ok(proc)
         }
         View::Layers(layers) => base()?.finish(wanted, layers),
     }
+}
+
+/// The processes of the machine, where there is no other namespace.
+pub(crate) fn processes() -> Result<OwnedFd, Failed> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open_path("/proc", flags, Mode::empty()).map_err(trying("cannot open /proc"))
 }
 
 /// Nothing that is mounted here is seen elsewhere.
@@ -138,7 +146,7 @@ pub(crate) fn base() -> Result<Base, Failed> {
 
 impl Base {
     /// Adds the layers, covers what is hidden, and makes it the root of this process.
-    pub(crate) fn finish(self, wanted: &Wanted, layers: &[Layer]) -> Result<(), Failed> {
+    pub(crate) fn finish(self, wanted: &Wanted, layers: &[Layer]) -> Result<OwnedFd, Failed> {
         wall::limit_processes(&self.proc, &wanted.limits)?;
         sys::set_mount(&self.proc, libc::MOUNT_ATTR_RDONLY).map_err(trying("cannot make /proc read only"))?;
         attach(&self.proc, &inside(Path::new("/proc"))).map_err(trying("cannot show /proc"))?;
@@ -159,7 +167,8 @@ impl Base {
             .and_then(|()| rustix::process::pivot_root(".", "."))
             .and_then(|()| unmount(".", UnmountFlags::DETACH))
             .and_then(|()| rustix::process::chdir("/"))
-            .map_err(trying("cannot change the root"))
+            .map_err(trying("cannot change the root"))?;
+        Ok(self.proc)
     }
 }
 

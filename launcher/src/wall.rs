@@ -3,7 +3,7 @@
 //! Must never fail open: a wall that cannot be built is a program that is not started.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use landlock::{
@@ -96,8 +96,16 @@ pub(crate) fn drop_rights() -> Result<(), Failed> {
     rustix::thread::set_no_new_privs(true).map_err(failed())
 }
 
+/// Folders of its own that a program may write to besides.
+pub(crate) fn free(wanted: &Wanted) -> Vec<PathBuf> {
+    match &wanted.view {
+        View::Layers(_) => ["/tmp", "/var/tmp", "/dev/shm", "/run"].map(PathBuf::from).to_vec(),
+        View::Bare | View::Machine => vec![wanted.scratch.clone()],
+    }
+}
+
 /// Devices that any program may write to: they do nothing to anybody.
-const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+pub(crate) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// The devices, opened once by the process that forks: a rule is about what was opened, wherever it is seen.
 static OPENED: OnceLock<Vec<OwnedFd>> = OnceLock::new();
@@ -124,11 +132,8 @@ pub(crate) fn files(wanted: &Wanted) -> Result<(), Failed> {
     if !wanted.network {
         rules = rules.handle_access(net).map_err(failed)?;
     }
-    let free = match &wanted.view {
-        View::Layers(_) => vec![Path::new("/tmp"), Path::new("/var/tmp"), Path::new("/dev/shm"), Path::new("/run")],
-        View::Bare | View::Machine => vec![wanted.scratch.as_path()],
-    };
-    let writes = wanted.writes.iter().map(std::path::PathBuf::as_path).chain(free);
+    let free = free(wanted);
+    let writes = wanted.writes.iter().chain(&free);
     let made = AccessFs::from_all(abi) & !(AccessFs::MakeChar | AccessFs::MakeBlock);
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
     let devices = open_devices().iter().map(|fd| Ok::<_, landlock::RulesetError>(PathBeneath::new(fd, device)));

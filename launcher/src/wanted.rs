@@ -18,6 +18,9 @@ pub struct Wanted {
     pub view: View,
     /// Whether it shares the machine's network.
     pub network: bool,
+    /// Whether every file that it tries to change and may not is told by its path. Each call that changes a file by its name then waits
+    /// for init.
+    pub tells_writes: bool,
     /// Files and folders that it may write, besides a `/tmp` of its own. Nothing else can be written.
     pub writes: Vec<PathBuf>,
     /// Folders that it must not see into.

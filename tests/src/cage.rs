@@ -126,6 +126,7 @@ impl Cage {
             env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
             view: View::Layers(vec![layer]),
             network: false,
+            tells_writes: false,
             writes: vec![world],
             hidden: vec![self.path("state")],
             scratch,

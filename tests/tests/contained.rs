@@ -78,6 +78,8 @@ fn what_is_not_declared_is_refused_by_name_before_anything_is_done() {
     assert!(detail(&refused).contains("world/d/c (updated)") && !detail(&refused).contains("world/a"), "{refused:?}");
     let refused = gate(&bench, "n", &sh("python3 -c 'import socket; socket.socket()' || true", &["a"]));
     assert!(refused.code == 5 && detail(&refused).contains("socket(AF_INET)"), "{refused:?}");
+    let refused = gate(&bench, "o", &sh("echo 2 > a; echo evil >> /etc/hosts", &["a"]));
+    assert!(refused.code == 5 && detail(&refused).contains("open(/etc/hosts)"), "{refused:?}");
     let refused = gate(&bench, "u", &sh("cp /bin/true a; chmod u+s a", &["a"]));
     assert!(refused.code == 5 && detail(&refused).contains("setuid"), "{refused:?}");
     let refused = gate(&bench, "p", &sh("mkfifo d/pipe", &["d"]));
@@ -301,6 +303,22 @@ fn names_links_and_roots_are_what_they_seem() {
     let gated = gate(&bench, "n", &sh("echo 2 > d/c", &["d/c"]));
     let ran = bench.run(&["run", gated.value["manifest"].as_str().unwrap()]);
     assert_eq!((&ran.value["end"], read(&bench, "d/c").as_str()), (&json!("committed"), "2\n"), "{ran:?}");
+    // Not contained: what it tried is in the record, by path, also where the program says nothing of it.
+    let elsewhere = bench.path("elsewhere");
+    std::fs::write(&elsewhere, "theirs\n").unwrap();
+    let line = format!("echo 4 > a; echo evil > {} 2>/dev/null; exit 0", elsewhere.display());
+    let file = bench.sign("q", &plan("q", &with(sh(&line, &["a"]), "contain", json!("none"))));
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}"));
+    for person in ["vera", "walt"] {
+        bench.run(&["approve", manifest, "--as", person, "--confirm", "q"]);
+    }
+    let ran = bench.run(&["run", manifest]);
+    assert_ne!(ran.value["end"], "committed", "{ran:?}");
+    let records = bench.command(&["log", "q"]).output().unwrap();
+    let records = String::from_utf8_lossy(&records.stdout).into_owned();
+    assert!(records.contains(&format!("open({})", elsewhere.canonicalize().unwrap().display())), "{records}");
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "theirs\n");
     // A link that is declared opens nothing outside, and modes outside stay, for a command that is not contained.
     let outside = bench.path("outside");
     std::fs::create_dir(&outside).unwrap();

@@ -316,3 +316,67 @@ fn a_program_that_is_known_to_only_read_writes_nothing_and_needs_no_namespace() 
     }
     assert_eq!(mounts(), before, "nothing of the machine's mounts was touched");
 }
+
+/// What a program tries to change outside, and the call that is told.
+const OUTSIDE: &[(&str, &str)] = &[
+    ("echo y > {}/file", "open({}/file)"),
+    ("echo y >> {}/new", "open({}/new)"),
+    ("cat x 2>/dev/null > {}/../{name}/file", "open({}/file)"),
+    ("mkdir {}/d", "mkdir({}/d)"),
+    ("rm -f {}/file", "unlink({}/file)"),
+    ("mv {}/file {}/gone", "rename({}/file)"),
+    ("cp file f && mv f {}/file", "rename({}/file)"),
+    ("ln -s x {}/l", "symlink({}/l)"),
+    ("ln file {}/l", "link({}/l)"),
+    ("mkfifo {}/p", "mknod({}/p)"),
+    ("chmod 777 {}/file", "chmod({}/file)"),
+    ("chown 7 {}/file", "chown({}/file)"),
+    ("touch -h -d 2001-01-01 {}/file", "utimensat({}/file)"),
+    ("python3 -c \"import os; os.truncate('{}/file', 0)\"", "truncate({}/file)"),
+    ("python3 -c \"import os; os.setxattr('{}/file', 'user.a', b'1')\"", "setxattr({}/file)"),
+    ("python3 -c \"import os; os.fchmod(os.open('{}/file', 0), 0o777)\"", "chmod({}/file)"),
+    ("python3 -c \"import os; os.utime(os.open('{}/file', 0), (1, 1))\"", "utimensat({}/file)"),
+];
+
+#[test]
+fn what_a_program_tries_to_change_outside_is_told_by_its_path_whatever_it_says_itself() {
+    use std::os::unix::fs::MetadataExt as _;
+    let state = |cage: &Cage| {
+        let meta = std::fs::metadata(cage.path("other/file")).unwrap();
+        (std::fs::read(cage.path("other/file")).unwrap(), meta.mode(), meta.uid(), meta.mtime())
+    };
+    for cage in [Some(Cage::new()), Cage::of_user()].into_iter().flatten() {
+        let other = cage.path("other").canonicalize().unwrap();
+        let was = state(&cage);
+        for view in [launcher::View::Machine, launcher::View::Bare] {
+            for (line, call) in OUTSIDE {
+                let fill = |text: &str| text.replace("{}", other.to_str().unwrap()).replace("{name}", "other");
+                let (mut wanted, _) = cage.wanted(&["sh", "-c", &format!("{} 2>/dev/null; exit 0", fill(line))]);
+                (wanted.view, wanted.network, wanted.tells_writes) = (view.clone(), true, true);
+                let (report, text) = cage.start(&wanted);
+                let Report::Ended(ended) = &report else { panic!("{line}: {report:?}") };
+                let tried: Vec<&str> = ended.tried.iter().map(|tried| tried.call.as_str()).collect();
+                // A program that stops at the first no has told what it would do first.
+                assert!(tried.contains(&fill(call).as_str()), "{view:?} {line}: {ended:?} {text}");
+                assert_eq!(ended.code, 0, "{line}: {report:?} {text}");
+                assert_eq!(state(&cage), was, "{view:?} {line}");
+                assert_eq!(tests::cage::names(&other), ["file"], "{view:?} {line}");
+            }
+        }
+        let quiet =
+            "echo 1 > file; mkdir d; rmdir d; cp file f; mv f g; chmod 600 g; rm g; echo > /dev/null; tty; exit 0";
+        for view in [launcher::View::Machine, launcher::View::Bare] {
+            let (mut wanted, _) = cage.wanted(&["sh", "-c", quiet]);
+            (wanted.view, wanted.network, wanted.tells_writes) = (view, true, true);
+            let (report, text) = cage.start(&wanted);
+            assert!(matches!(&report, Report::Ended(ended) if ended.tried.is_empty()), "{report:?} {text}");
+        }
+        // Over a layer, where it is asked for.
+        let (mut wanted, _) = cage.wanted(&["sh", "-c", "echo 1 > file; echo evil >> /etc/hosts; rm /usr/bin/env"]);
+        wanted.tells_writes = true;
+        let (report, text) = cage.start(&wanted);
+        let Report::Ended(ended) = &report else { panic!("{report:?} {text}") };
+        let tried: Vec<&str> = ended.tried.iter().map(|tried| tried.call.as_str()).collect();
+        assert_eq!(tried, ["open(/etc/hosts)", "unlink(/usr/bin/env)"], "{report:?} {text}");
+    }
+}

@@ -41,6 +41,8 @@ pub(crate) struct Reach {
     pub(crate) writes: Vec<PathBuf>,
     pub(crate) hidden: Vec<PathBuf>,
     pub(crate) network: bool,
+    /// Whether what it tries to change outside is told by path, also over a layer.
+    pub(crate) told: bool,
 }
 
 impl Reach {
@@ -54,6 +56,7 @@ impl Reach {
             writes: allowed(&step.lowered.writes),
             hidden: hidden(&step.facts, &step.lowered),
             network: params.network.unwrap_or(!acts_on_files),
+            told: true,
         }
     }
 
@@ -66,6 +69,7 @@ impl Reach {
             writes: allowed(writes),
             hidden: facts.protected.iter().chain(&facts.backups).cloned().collect(),
             network: true,
+            told: true,
         }
     }
 }
@@ -252,7 +256,8 @@ impl Confinement {
         let root = Bench::new(bench.path(), "root")?;
         let opened = snapshots::Root::open(root.path()).map_err(snapshot_failed)?;
         let view = View::Layers(vec![layer(bench.path(), 0, root.path(), &Below::new(&opened), Vec::new())?]);
-        let reach = Reach { view, writes: vec![root.path().to_owned()], hidden: Vec::new(), network: false };
+        let reach =
+            Reach { view, writes: vec![root.path().to_owned()], hidden: Vec::new(), network: false, told: false };
         let argv = ["sh", "-c", "echo tried > file"].map(str::to_owned);
         super::process::run(&Program {
             argv: &argv,
@@ -285,6 +290,7 @@ impl Confinement {
             env,
             view: reach.view.clone(),
             network: reach.network,
+            tells_writes: reach.told,
             writes: reach.writes.clone(),
             hidden: reach.hidden.clone(),
             scratch: scratch.to_owned(),

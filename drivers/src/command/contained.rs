@@ -15,6 +15,7 @@ use super::lower::{self, cwd_of};
 use super::params::{Commit, Run};
 use super::process::{Ground, Program};
 use super::trial::Draft;
+use super::walled::speaks_of_walls;
 use super::{Before, Command, TIMEOUT_MS, declared, words};
 use crate::paths::{place, snapshot_failed};
 
@@ -41,13 +42,36 @@ impl Command {
         self.confinement.as_deref().ok_or_else(none)
     }
 
-    /// Runs the step over layers, on top of what was tried out before; nothing of the world changes.
+    /// Runs the step over layers, on top of what was tried out before; nothing of the world changes. One that fails and speaks of walls is run
+    /// once more, watched, so that it is known what it tried to change.
     pub(super) fn in_layers(
         &self,
         step: &StepSpec,
         params: &Run,
         (run, cancel): (&str, &Cancel),
         under: &[&Draft],
+    ) -> Result<Tried, DriverError> {
+        let failed = match self.over_layers(step, params, (run, cancel), under, false) {
+            Err(DriverError::Exit { message, output }) if output.tried.is_empty() && speaks_of_walls(&output) => {
+                DriverError::Exit { message, output }
+            }
+            other => return other,
+        };
+        match self.over_layers(step, params, (run, cancel), under, true) {
+            Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
+                Err(DriverError::Exit { message, output })
+            }
+            _ => Err(failed),
+        }
+    }
+
+    fn over_layers(
+        &self,
+        step: &StepSpec,
+        params: &Run,
+        (run, cancel): (&str, &Cancel),
+        under: &[&Draft],
+        told: bool,
     ) -> Result<Tried, DriverError> {
         let confinement = self.confined()?;
         let cwd = cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
@@ -58,10 +82,13 @@ impl Command {
             let uppers = under.iter().rev().filter_map(|draft| draft.upper(root)).collect();
             layer(bench.path(), number, root, &below(&Root::open(root).map_err(snapshot_failed)?, under), uppers)
         });
-        let view = View::Layers(layers.collect::<Result<_, _>>()?);
-        let network = params.network == Some(true);
-        let reach =
-            Reach { view, writes: roots.clone(), hidden: super::confine::hidden(&step.facts, &step.lowered), network };
+        let reach = Reach {
+            view: View::Layers(layers.collect::<Result<_, _>>()?),
+            writes: roots.clone(),
+            hidden: super::confine::hidden(&step.facts, &step.lowered),
+            network: params.network == Some(true),
+            told,
+        };
         let output = super::process::run(&Program {
             argv: &params.argv,
             cwd: &cwd,

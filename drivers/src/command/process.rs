@@ -92,7 +92,8 @@ impl Program<'_> {
     /// The whole environment.
     pub(super) fn environment(&self) -> BTreeMap<String, String> {
         // A home of its own, or a file that a plan wrote would configure programs; git reads its repository's own alone.
-        let fixed = [("PATH", PATH), ("LANG", "C.UTF-8"), ("HOME", "/nonexistent")];
+        // What python keeps beside its modules is nobody's to declare.
+        let fixed = [("PATH", PATH), ("LANG", "C.UTF-8"), ("HOME", "/nonexistent"), ("PYTHONDONTWRITEBYTECODE", "1")];
         let fixed = fixed.iter().chain(&GIT_ENV).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut out: BTreeMap<String, String> = fixed.collect();
         out.extend(self.env.clone());

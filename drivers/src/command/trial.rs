@@ -81,7 +81,9 @@ impl Command {
         let tried = match self.in_layers(step, params, (&run, &Cancel::default()), &under) {
             Ok(tried) => tried,
             Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
-                return Err(DriverError::Refused(format!("{message}; declare network, or contain: none")));
+                return Err(DriverError::Refused(format!(
+                    "{message}; declare what it needs (writes, network), or contain: none"
+                )));
             }
             Err(DriverError::Exit { message, output }) => {
                 let assessment = failed(step, unseen, &message, &output)?;

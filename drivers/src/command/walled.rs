@@ -54,12 +54,20 @@ fn verdict(name: &str, ended: &Ended, output: Output) -> Result<Output, DriverEr
     match ended.code {
         0 => Ok(output),
         code => {
-            let said = String::from_utf8_lossy(&output.captured);
-            let walled = ["Permission denied", "Read-only file system"].iter().any(|words| said.contains(words));
-            let why = if walled { "; it may write what the step declares in writes, and nothing else" } else { "" };
+            let why = if speaks_of_walls(&output) {
+                "; it may write what the step declares in writes, and nothing else"
+            } else {
+                ""
+            };
             Err(DriverError::Exit { message: format!("{name} exited with {code}{why}"), output })
         }
     }
+}
+
+/// Whether a program says that it was not let do something.
+pub(super) fn speaks_of_walls(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.captured);
+    ["Permission denied", "Read-only file system", "EROFS", "EACCES"].iter().any(|words| said.contains(words))
 }
 
 /// The folder on which the view is built, or which is the program's temporary folder; and its environment.
