@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::messages::{KILL, Report, TERM};
-use crate::request::{PARTS, send_parts};
+use crate::request::{PARTS, Usual, send_parts};
 use crate::wanted::Wanted;
 
 /// Largest report in bytes.
@@ -62,19 +62,20 @@ impl Launcher {
         let (errors, err) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
         rustix::io::ioctl_fionbio(&errors, true)?;
-        self.ask([request.as_fd(), theirs.as_fd(), input.as_fd(), out.as_fd(), err.as_fd()])?;
+        let parts = [request.as_fd(), theirs.as_fd(), input.as_fd(), out.as_fd(), err.as_fd()];
+        self.ask(parts, Usual::of(wanted))?;
         Ok(Started { control, output, errors })
     }
 
     /// Sends a request; a launcher that is gone is started anew, once.
-    fn ask(&self, parts: [BorrowedFd<'_>; PARTS]) -> std::io::Result<()> {
+    fn ask(&self, parts: [BorrowedFd<'_>; PARTS], usual: Option<Usual>) -> std::io::Result<()> {
         let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..2 {
             let running = match server.take() {
                 Some(running) => running,
                 None => self.serve()?,
             };
-            match send_parts(&running.requests, parts) {
+            match send_parts(&running.requests, parts, usual) {
                 Ok(()) => {
                     *server = Some(running);
                     return Ok(());

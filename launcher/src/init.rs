@@ -20,8 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_p
 use crate::filter::{self, Terms};
 use crate::floor::Floors;
 use crate::messages::{Ended, Failed, KILL, READY, Report, TERM, Tried, say, trying};
-use crate::request::{Request, Streams, read_wanted, receive};
-use crate::server::Usual;
+use crate::request::{Request, Streams, Usual, read_wanted, receive};
 use crate::sys;
 use crate::wall;
 use crate::wanted::{View, Wanted};
@@ -64,7 +63,7 @@ pub(crate) fn stand_by(requests: &OwnedFd, ready: Option<File>, usual: Usual) ->
     };
     let request = loop {
         match receive(requests) {
-            Ok(Some(parts)) => break Request::of(parts),
+            Ok(Some((parts, _))) => break Request::of(parts),
             Err(Errno::INTR) => {}
             Ok(None) | Err(_) => std::process::exit(0),
         }

@@ -12,6 +12,7 @@
 //! Whoever dies takes with it what is below: init ends when the server does or its control socket closes, and with the init of a pid
 //! namespace the kernel ends everything in it. The server holds every control socket until nothing is left of its launch.
 
+mod cgroup;
 mod client;
 mod filter;
 mod floor;
@@ -26,6 +27,7 @@ mod wall;
 mod wanted;
 mod writing;
 
+pub use cgroup::cgroup;
 pub use client::{Launcher, Started};
 pub use messages::{Ended, Report, Tried};
 pub use server::serve;

@@ -12,10 +12,38 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-use crate::wanted::Wanted;
+use crate::wanted::{View, Wanted};
 
 /// What comes with a request, in this order: the request, the control socket, input, output, error output.
 pub(crate) const PARTS: usize = 5;
+
+/// What a request is for, told by the byte that carries it, so that it can be handed on unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usual {
+    /// No namespaces.
+    Bare = b'B' as isize,
+    /// Layers and no network.
+    Layers = b'L' as isize,
+}
+
+impl Usual {
+    /// Of what most requests want.
+    pub(crate) fn of(wanted: &Wanted) -> Option<Self> {
+        match &wanted.view {
+            View::Bare => Some(Self::Bare),
+            View::Layers(_) if !wanted.network => Some(Self::Layers),
+            View::Layers(_) | View::Machine => None,
+        }
+    }
+
+    fn byte(usual: Option<Self>) -> u8 {
+        usual.map_or(b'?', |usual| usual as u8)
+    }
+
+    fn told_by(byte: u8) -> Option<Self> {
+        [Self::Bare, Self::Layers].into_iter().find(|usual| *usual as u8 == byte)
+    }
+}
 
 /// The standard streams of a program.
 pub(crate) struct Streams {
@@ -41,20 +69,20 @@ impl Request {
     /// Hands it on.
     pub(crate) fn send(&self, to: &OwnedFd) -> rustix::io::Result<()> {
         let Streams { input, output, errors } = &self.streams;
-        send_parts(to, [&self.request, &self.control, input, output, errors].map(AsFd::as_fd))
+        send_parts(to, [&self.request, &self.control, input, output, errors].map(AsFd::as_fd), None)
     }
 }
 
 /// Sends the parts of a request.
-pub(crate) fn send_parts(to: &OwnedFd, parts: [BorrowedFd<'_>; PARTS]) -> rustix::io::Result<()> {
+pub(crate) fn send_parts(to: &OwnedFd, parts: [BorrowedFd<'_>; PARTS], usual: Option<Usual>) -> rustix::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&parts));
-    sendmsg(to, &[IoSlice::new(b"?")], &mut control, SendFlags::NOSIGNAL).map(drop)
+    sendmsg(to, &[IoSlice::new(&[Usual::byte(usual)])], &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// The descriptors of one request; nothing at the end.
-pub(crate) fn receive(requests: &OwnedFd) -> rustix::io::Result<Option<Vec<OwnedFd>>> {
+/// The descriptors of one request, and what it is for; nothing at the end.
+pub(crate) fn receive(requests: &OwnedFd) -> rustix::io::Result<Option<(Vec<OwnedFd>, Option<Usual>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0u8; 1];
@@ -68,7 +96,8 @@ pub(crate) fn receive(requests: &OwnedFd) -> rustix::io::Result<Option<Vec<Owned
             parts.extend(fds);
         }
     }
-    Ok(Some(parts))
+    let [byte] = byte;
+    Ok(Some((parts, Usual::told_by(byte))))
 }
 
 /// What a request wants.

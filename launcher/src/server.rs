@@ -12,21 +12,29 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
+use crate::cgroup::{Cgroups, Group};
 use crate::client::pair;
 use crate::filter;
 use crate::ids::Ids;
 use crate::init::{self, Launch};
 use crate::messages::{Ended, Failed, READY, Report, say, trying};
-use crate::request::{Request, read_wanted, receive};
+use crate::request::{Request, Usual, read_wanted, receive};
 use crate::sys::{self, Half};
 use crate::wall;
-use crate::wanted::{View, Wanted};
+use crate::wanted::{Limits, View, Wanted};
 
 /// A launch, until nothing is left of it.
 struct Child {
+    made: Made,
+    control: OwnedFd,
+}
+
+/// A process that was made for a launch.
+struct Made {
     pid: Pid,
     gone: OwnedFd,
-    control: OwnedFd,
+    /// What it and all that comes from it is in, where there are cgroups. Dropped last: what is in it is ended with it.
+    group: Option<Group>,
 }
 
 /// A process that waits for a request of its kind, with everything done that does not depend on it.
@@ -38,8 +46,7 @@ struct Spare {
 }
 
 struct Waiting {
-    pid: Pid,
-    gone: OwnedFd,
+    made: Made,
     requests: OwnedFd,
 }
 
@@ -56,6 +63,7 @@ struct Server {
     children: Vec<Child>,
     /// By [`Usual`].
     spares: [Spare; 2],
+    cgroups: Option<Cgroups>,
 }
 
 /// Serves requests from standard input, a socket, until it closes. Returns the exit code of the process.
@@ -72,14 +80,15 @@ pub fn serve() -> u8 {
     // Whoever is forked has them ready.
     filter::build();
     wall::open_devices();
-    Server { requests, null, ids, children: Vec::new(), spares: Default::default() }.serve()
+    let cgroups = Cgroups::own();
+    Server { requests, null, ids, children: Vec::new(), spares: Default::default(), cgroups }.serve()
 }
 
 impl Server {
     fn serve(mut self) -> u8 {
         loop {
             let mut fds = vec![PollFd::new(&self.requests, PollFlags::IN)];
-            fds.extend(self.children.iter().map(|child| PollFd::new(&child.gone, PollFlags::IN)));
+            fds.extend(self.children.iter().map(|child| PollFd::new(&child.made.gone, PollFlags::IN)));
             if poll(&mut fds, None).is_err_and(|errno| errno != Errno::INTR) {
                 return 1;
             }
@@ -88,7 +97,7 @@ impl Server {
             self.children.retain(|child| !ready.next().unwrap_or(false) || !child.is_gone());
             if asked {
                 match receive(&self.requests) {
-                    Ok(Some(parts)) => self.take(parts),
+                    Ok(Some((parts, usual))) => self.take(parts, usual),
                     Ok(None) => return 0,
                     Err(Errno::INTR) => {}
                     Err(_) => return 1,
@@ -97,16 +106,14 @@ impl Server {
         }
     }
 
-    fn take(&mut self, parts: Vec<OwnedFd>) {
+    fn take(&mut self, parts: Vec<OwnedFd>, usual: Option<Usual>) {
         let Some(request) = Request::of(parts) else { return };
-        let wanted = match read_wanted(&request.request).map_err(trying("cannot read what to start")) {
-            Ok(wanted) => wanted,
-            Err((doing, error)) => return say(&request.control, &Report::setup(doing, &error)),
-        };
-        let usual = Usual::of(&wanted);
         match usual.and_then(|usual| self.hand_on(&request, usual)) {
-            Some((pid, gone)) => self.children.push(Child { pid, gone, control: request.control }),
-            None => self.start(&wanted, request),
+            Some(made) => self.children.push(Child { made, control: request.control }),
+            None => match read_wanted(&request.request).map_err(trying("cannot read what to start")) {
+                Ok(wanted) => self.start(&wanted, request),
+                Err((doing, error)) => say(&request.control, &Report::setup(doing, &error)),
+            },
         }
         if let Some(usual) = usual {
             self.provide(usual);
@@ -122,12 +129,13 @@ impl Server {
     }
 
     /// Hands a request on to the process that waits for one of its kind.
-    fn hand_on(&mut self, request: &Request, usual: Usual) -> Option<(Pid, OwnedFd)> {
-        let Waiting { pid, gone, requests } = self.spare(usual).waiting.take()?;
-        if request.send(&requests).is_ok() {
-            return Some((pid, gone));
+    fn hand_on(&mut self, request: &Request, usual: Usual) -> Option<Made> {
+        let Waiting { made, requests } = self.spare(usual).waiting.take()?;
+        let limited = |group: &Group| read_wanted(&request.request).and_then(|wanted| group.limit(&wanted.limits));
+        if made.group.as_ref().map_or(Ok(()), limited).is_ok() && request.send(&requests).is_ok() {
+            return Some(made);
         }
-        end(pid);
+        end(made.pid);
         None
     }
 
@@ -152,9 +160,9 @@ impl Server {
         };
         flags |= if in_user { libc::CLONE_NEWUSER } else { 0 };
         flags |= if wanted.network || flags == 0 { 0 } else { libc::CLONE_NEWNET };
-        match self.fork(flags) {
+        match self.fork(flags, &wanted.limits) {
             Ok(Forked::Child(ready)) => init::run(Launch { wanted, control: &control, streams, ready }),
-            Ok(Forked::Parent(pid, gone)) => self.children.push(Child { pid, gone, control }),
+            Ok(Forked::Parent(made)) => self.children.push(Child { made, control }),
             Err((doing, error)) => say(&control, &Report::setup(doing, &error)),
         }
     }
@@ -165,24 +173,26 @@ impl Server {
             Usual::Bare => 0,
             Usual::Layers => NAMESPACES | libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
         };
-        match self.fork(flags)? {
+        match self.fork(flags, &Limits::default())? {
             Forked::Child(ready) => {
                 drop(ours);
                 init::stand_by(&theirs, ready, usual)
             }
-            Forked::Parent(pid, gone) => Ok(Waiting { pid, gone, requests: ours }),
+            Forked::Parent(made) => Ok(Waiting { made, requests: ours }),
         }
     }
 
     /// A process of its own; in a user namespace it has to wait for its ids.
-    fn fork(&mut self, flags: libc::c_int) -> Result<Forked, Failed> {
+    fn fork(&mut self, flags: libc::c_int, limits: &Limits) -> Result<Forked, Failed> {
         let in_user = flags & libc::CLONE_NEWUSER != 0;
+        let group = self.cgroups.as_mut().map(|cgroups| cgroups.make(limits)).transpose()?;
         let (wait, ready) = pipe_with(PipeFlags::CLOEXEC).map_err(trying("cannot make a pipe"))?;
-        match sys::split(flags).map_err(trying("cannot make namespaces"))? {
+        match sys::split(flags, group.as_ref().map(AsFd::as_fd)).map_err(trying("cannot make namespaces"))? {
             Half::Child => {
-                // Whoever asks must notice when one that answers is gone.
-                self.children.clear();
-                self.spares = Default::default();
+                // Whoever asks must notice when one that answers is gone. Groups are left to the process that made them.
+                let spares = std::mem::take(&mut self.spares).into_iter().filter_map(|spare| spare.waiting);
+                let made = spares.map(|waiting| waiting.made).chain(self.children.drain(..).map(|child| child.made));
+                made.map(|made| made.group).chain([group]).flatten().for_each(Group::leave);
                 drop(ready);
                 let _ = rustix::io::dup2(&self.null, &mut self.requests);
                 Ok(Forked::Child(in_user.then(|| File::from(wait))))
@@ -197,27 +207,8 @@ impl Server {
                 let gone = told
                     .and_then(|()| pidfd_open(pid, PidfdFlags::empty()).map_err(trying("cannot watch an init")))
                     .inspect_err(|_| end(pid))?;
-                Ok(Forked::Parent(pid, gone))
+                Ok(Forked::Parent(Made { pid, gone, group }))
             }
-        }
-    }
-}
-
-/// What most requests are for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Usual {
-    /// No namespaces.
-    Bare,
-    /// Layers and no network.
-    Layers,
-}
-
-impl Usual {
-    fn of(wanted: &Wanted) -> Option<Self> {
-        match &wanted.view {
-            View::Bare => Some(Self::Bare),
-            View::Layers(_) if !wanted.network => Some(Self::Layers),
-            View::Layers(_) | View::Machine => None,
         }
     }
 }
@@ -226,8 +217,8 @@ impl Usual {
 enum Forked {
     /// The new process, with what tells it that its ids are there.
     Child(Option<File>),
-    /// The old one: the new one's id, and what tells when it is gone.
-    Parent(Pid, OwnedFd),
+    /// The old one.
+    Parent(Made),
 }
 
 fn end(pid: Pid) {
@@ -238,11 +229,13 @@ fn end(pid: Pid) {
 impl Child {
     /// Whether it is gone, and with it everything that it started. One that was killed could not say so itself.
     fn is_gone(&self) -> bool {
-        match waitpid(Some(self.pid), WaitOptions::NOHANG) {
+        match waitpid(Some(self.made.pid), WaitOptions::NOHANG) {
             Ok(None) | Err(Errno::INTR) => false,
             Ok(Some((_, status))) if status.exit_status() == Some(0) => true,
             Ok(Some(_)) | Err(_) => {
-                say(&self.control, &Report::Ended(Ended { code: 128 + Signal::KILL.as_raw(), ..Ended::default() }));
+                let exhausted = self.made.group.as_ref().and_then(Group::exhausted);
+                let code = 128 + Signal::KILL.as_raw();
+                say(&self.control, &Report::Ended(Ended { code, exhausted, ..Ended::default() }));
                 true
             }
         }

@@ -128,6 +128,9 @@ pub struct ResourceChange {
     /// Rows, for a table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<RowCount>,
+    /// Content of a file afterwards, where it was seen: `blake3:HEX`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// Rows of one table that change.

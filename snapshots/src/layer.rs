@@ -5,6 +5,7 @@
 //! marks a folder through which nothing below is seen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -267,9 +268,9 @@ impl Commit<'_> {
             let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let made = rustix::fs::openat(to, &*temporary, write, Mode::RUSR | Mode::WUSR).map_err(failed)?;
             let mut target = std::fs::File::from(made);
-            let filled = std::io::copy(&mut source, &mut target)
+            let filled = copy_data(&mut source, &mut target)
                 .map_err(SnapshotError::std("cannot copy", &shown))
-                .and_then(|_| {
+                .and_then(|()| {
                     set_meta(
                         &OwnedFd::from(target.try_clone().map_err(SnapshotError::std("cannot copy", &shown))?),
                         &effect.after.meta,
@@ -327,6 +328,27 @@ impl Commit<'_> {
     }
 }
 
+/// Copies what is written of a file and leaves its holes.
+fn copy_data(from: &mut std::fs::File, to: &mut std::fs::File) -> std::io::Result<()> {
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(&*from, rustix::fs::SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = rustix::fs::seek(&*from, rustix::fs::SeekFrom::Hole(start))?;
+        from.seek(SeekFrom::Start(start))?;
+        to.seek(SeekFrom::Start(start))?;
+        std::io::copy(&mut from.take(end - start), to)?;
+        at = end;
+    }
+    Ok(())
+}
+
 /// Takes the kernel's own attributes off a name of the layer.
 fn strip(folder: &OwnedFd, name: &Path) -> rustix::io::Result<()> {
     let through = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
@@ -348,4 +370,30 @@ fn strip(folder: &OwnedFd, name: &Path) -> rustix::io::Result<()> {
 fn sync(root: &Root) -> Result<(), SnapshotError> {
     let fd = root.open_beneath(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
     rustix::fs::syncfs(&fd).map_err(SnapshotError::io("cannot sync", root.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn holes_stay_holes_and_data_stays_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let mut file = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&from).unwrap();
+        for (at, text) in [(0, "first"), (3 << 20, "middle"), (8 << 20, "last")] {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        }
+        file.set_len(16 << 20).unwrap();
+        let mut copy = std::fs::File::create(&to).unwrap();
+        copy_data(&mut file, &mut copy).unwrap();
+        assert!(std::fs::read(&from).unwrap() == std::fs::read(&to).unwrap());
+        assert!(copy.metadata().unwrap().blocks() * 512 < 1 << 20, "{:?}", copy.metadata());
+        let (mut empty, mut hole) = (std::fs::File::open("/dev/null").unwrap(), std::fs::File::create(&from).unwrap());
+        copy_data(&mut empty, &mut hole).unwrap();
+        assert_eq!(hole.metadata().unwrap().len(), 0);
+    }
 }

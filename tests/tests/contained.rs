@@ -53,7 +53,9 @@ fn an_unknown_program_is_measured_before_it_is_approved_and_can_be_undone() {
     let changes: Vec<String> =
         step["changes"].as_array().unwrap().iter().map(|it| it["change"].as_str().unwrap().to_owned()).collect();
     assert_eq!(changes.len(), 7, "{step}");
-    assert!(step["notes"].to_string().contains("moves d/c to e/c"), "{step}");
+    assert!(step["notes"].to_string().contains("moves d to e, with what is in it (1)"), "{step}");
+    let made = step["changes"].as_array().unwrap().iter().find(|it| it["resource"].as_str().unwrap().ends_with("/f"));
+    assert_eq!(made.unwrap()["digest"], format!("{}", snapshots::Hash::of(b"new\n")), "{step}");
     assert!(step["preview"].as_str().unwrap().contains("-1\n+2"), "{step}");
     assert_eq!((read(&bench, "a"), read(&bench, "b")), ("1\n".to_owned(), "1\n".to_owned()), "nothing was done yet");
     let gated = bench.run(&["gate", file.to_str().unwrap()]);

@@ -93,3 +93,24 @@ fn a_commit_that_is_killed_anywhere_is_there_as_a_whole_or_not_at_all() {
     println!("{wanted} kills: {whole} whole, {none} not at all");
     assert!(none > 0 && whole + none == wanted);
 }
+
+#[test]
+fn without_the_note_of_a_commit_nobody_claims_to_know_whose_changes_are_there() {
+    // In the middle of the commit: some names are as before and others as the step leaves them.
+    let interrupted = |when: &usize| {
+        let bench = Bench::new();
+        make_tree(&bench);
+        let before = told(&bench.path("world"), true);
+        let manifest = bench.gated("p", &plan("s", "rerun"));
+        killed_at(&bench, "renameat", *when, &manifest);
+        let entries = std::fs::read_dir(bench.path("state/layers")).unwrap().map(|entry| entry.unwrap().path());
+        let notes: Vec<_> = entries.filter(|path| path.to_string_lossy().contains("/commit-")).collect();
+        let changed = told(&bench.path("world"), true);
+        (changed != before && notes.len() == 1).then_some((bench, notes, changed))
+    };
+    let (bench, notes, changed) = [12, 18, 24, 30, 36].iter().find_map(interrupted).expect("no kill hit a commit");
+    std::fs::remove_file(&notes[0]).unwrap();
+    let recovered = bench.run(&["recover"]);
+    assert_eq!(recovered.code, 10, "{recovered:?}");
+    assert_eq!(told(&bench.path("world"), true), changed, "nothing was put back over what may be somebody else's");
+}

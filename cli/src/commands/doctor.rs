@@ -112,21 +112,14 @@ fn rustix_is_root() -> bool {
 
 fn cgroup() -> Finding {
     const CHECK: &str = "cgroup v2";
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path =
-        own.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_start_matches('/').to_owned());
-    let folder = path.map(|path| Path::new("/sys/fs/cgroup").join(path));
-    match folder.filter(|folder| folder.join("cgroup.procs").is_file()) {
-        Some(folder) => Finding::good(
-            CHECK,
-            format!("{}; commands are limited one process at a time all the same", folder.display()),
-        ),
-        None => Finding {
+    match launcher::cgroup() {
+        Ok(saw) => Finding::good(CHECK, format!("each command has one of its own in {saw}")),
+        Err(saw) => Finding {
             check: CHECK,
             good: true,
-            saw: "not delegated to this process".to_owned(),
+            saw,
             costs: "memory is limited for each process of a command, not for all of them; what is left of the machine is watched",
-            fix: "systemd-run --user --scope -p Delegate=yes",
+            fix: "give backout a cgroup of its own: systemd-run --user --scope -p Delegate=yes backout …",
         },
     }
 }

@@ -97,7 +97,7 @@ pub(crate) fn run(args: &InitArgs, dir: Option<&Path>, output: &Output) -> Resul
     let made = Made { dir: home.dir().to_owned(), sample: sample.clone() };
     output.result(&made, || {
         format!(
-            "made {}\n  keys: root, gate, runner, log, deploy-bot (agent), ada and grace (approvers)\n  site: {}\n  plan: {}\n\
+            "made {}\n  keys: root, gate, runner, log, deploy-bot (agent), ada and grace (approvers, operators, owners of the policy)\n  site: {}\n  plan: {}\n\
              next: backout plan check {}\n      backout gate {}\n      backout run sample\n",
             home.dir().display(),
             home.path("backout.toml").display(),
@@ -133,7 +133,7 @@ pub(crate) fn make(dir: PathBuf, site: &str, environments: &[String]) -> Result<
             ..key("deploy-bot", vec![Role::Agent])
         },
         key("ada", [with(Role::Operator), vec![Role::Policy]].concat()),
-        key("grace", with(Role::Policy)),
+        key("grace", [with(Role::Operator), vec![Role::Policy]].concat()),
     ];
     let mut trust = TrustRoot::new(1, Timestamp::now() + SignedDuration::from_hours(DAYS * 24));
     for key in &keys {

@@ -2,18 +2,20 @@
 //!
 //! By inode and change time alone, which no program can set: nothing is read, and nothing that happened is missed.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kernel::DriverError;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use schemas::Resource;
 
 /// How many names a message tells.
 const TOLD: usize = 5;
 
-/// Names with inode and change time in nanoseconds.
-type Stamps = BTreeMap<PathBuf, (u64, i64)>;
+/// Names in order, with inode and change time in nanoseconds.
+type Stamps = Vec<(PathBuf, (u64, i64))>;
 
 /// The folders as they were.
 pub(super) struct Inventory<'a> {
@@ -34,8 +36,12 @@ impl<'a> Inventory<'a> {
     /// What is not as it was and was not declared, in a sentence.
     pub(super) fn undeclared(&self) -> Result<Option<String>, DriverError> {
         let is = look(&self.folders, self.declared)?;
-        let changed = self.was.iter().filter(|(path, stamp)| is.get(*path) != Some(stamp)).map(|(path, _)| path);
-        let new = is.keys().filter(|path| !self.was.contains_key(*path));
+        let find = |all: &Stamps, path: &Path| {
+            let at = all.binary_search_by(|(known, _)| known.as_path().cmp(path)).ok()?;
+            all.get(at).map(|(_, stamp)| *stamp)
+        };
+        let changed = self.was.iter().filter(|(path, stamp)| find(&is, path) != Some(*stamp)).map(|(path, _)| path);
+        let new = is.iter().map(|(path, _)| path).filter(|path| find(&self.was, path).is_none());
         let all: Vec<String> = changed.chain(new).map(|path| path.display().to_string()).collect();
         let more = all.len().saturating_sub(TOLD);
         let told = all.iter().take(TOLD).cloned().collect::<Vec<_>>().join(", ");
@@ -55,22 +61,50 @@ fn look(folders: &[PathBuf], declared: &[Resource]) -> Result<Stamps, DriverErro
     let mut out = Stamps::new();
     let mut open: Vec<PathBuf> = folders.to_vec();
     while let Some(folder) = open.pop() {
-        let failed = |error| DriverError::io(format!("cannot list {}", folder.display()), error);
-        for entry in std::fs::read_dir(&folder).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            if contains(declared, &path) {
-                continue;
-            }
-            let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-            // The time of a folder is a consequence of what happens in it, which is looked at itself.
-            if meta.is_dir() {
-                open.push(path.clone());
-            }
-            let changed = if meta.is_dir() { 0 } else { meta.ctime() * 1_000_000_000 + meta.ctime_nsec() };
-            out.insert(path, (meta.ino(), changed));
+        look_into(&folder, declared, &mut open, &mut out)
+            .map_err(|errno| DriverError::io(format!("cannot list {}", folder.display()), errno))?;
+    }
+    out.sort();
+    Ok(out)
+}
+
+fn look_into(
+    folder: &Path,
+    declared: &[Resource],
+    open: &mut Vec<PathBuf>,
+    out: &mut Stamps,
+) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match rustix::fs::open(folder, flags, Mode::empty()) {
+        // Gone since it was listed: then it is not there, as a later look will find.
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    // Most folders hold nothing that is declared, and need not be asked about each name.
+    let holds_declared = declared.iter().any(|write| Path::new(write.path()).starts_with(folder));
+    for entry in Dir::read_from(&fd)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        let path = folder.join(name);
+        if holds_declared && contains(declared, &path) {
+            continue;
+        }
+        let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        // The time of a folder is a consequence of what happens in it, which is looked at itself.
+        out.push((path.clone(), (stat.st_ino, if is_folder { 0 } else { changed_ns(&stat) })));
+        if is_folder {
+            open.push(path);
         }
     }
-    Ok(out)
+    Ok(())
+}
+
+fn changed_ns(stat: &Stat) -> i64 {
+    stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec as i64
 }
 
 #[cfg(test)]

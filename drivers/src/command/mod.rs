@@ -142,7 +142,13 @@ impl Command {
     }
 
     /// What can be seen of the step now.
-    fn see(&self, step: &StepSpec, before: &BeforeImage, scope: &Scope) -> Result<Seen, DriverError> {
+    fn see(
+        &self,
+        step: &StepSpec,
+        before: &BeforeImage,
+        claim: Option<Claim>,
+        scope: &Scope,
+    ) -> Result<Seen, DriverError> {
         let params: Run = step.params()?;
         let way = lower::way(&params, step.undo.as_ref(), &step.facts);
         let before: Before = before.data()?;
@@ -152,8 +158,21 @@ impl Command {
             // It changes the world by its commit alone: before that was announced nothing is its own, and then what was announced is.
             let confinement = self.confinement.as_ref();
             let announced = confinement.and_then(|confinement| confinement.announced(&scope.run, step.ix.at()));
-            let left = announced.unwrap_or_default();
             seen.observable = true;
+            match (&announced, claim) {
+                (None, Some(Claim::Done)) => {
+                    return Err(DriverError::Image("the note of what its commit leaves is gone".to_owned()));
+                }
+                // Whoever came back from the step knows that it announced nothing. Nobody else can tell that from a note that is gone: what
+                // differs then is somebody's, and not known whose.
+                (None, None) => {
+                    seen.committed = Some(false);
+                    compared.iter().for_each(|part| part.note(&mut seen, Some(i64::MIN), None));
+                    return Ok(seen);
+                }
+                _ => {}
+            }
+            let left = announced.unwrap_or_default();
             seen.committed = Some(compared.iter().all(|part| part.has_all(&left)));
             compared.iter().for_each(|part| part.note(&mut seen, None, Some(&left)));
             return Ok(seen);
@@ -436,7 +455,7 @@ impl Driver for Command {
     }
 
     fn observe(&self, step: &StepSpec, before: &BeforeImage, claim: Option<Claim>, scope: &Scope) -> Sighting {
-        match self.see(step, before, scope) {
+        match self.see(step, before, claim, scope) {
             Ok(seen) => seen.sighting(claim),
             Err(error) => Sighting::Unclear { detail: kernel_detail(&error) },
         }

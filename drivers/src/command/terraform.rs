@@ -123,7 +123,7 @@ pub(super) fn read(json: &[u8]) -> Result<Planned, String> {
         out.destroys |= change == ChangeKind::Deleted;
         out.hazards.extend(hazards(&resource.kind, change, &resource.change.before, &resource.change.after));
         let uri = format!("terraform:{}", resource.address);
-        out.changes.push(ResourceChange { resource: uri, change, bytes: None, rows: None });
+        out.changes.push(ResourceChange { resource: uri, change, bytes: None, rows: None, digest: None });
     }
     Ok(out)
 }

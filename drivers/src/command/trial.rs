@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kernel::{Cancel, DriverError, Left, StepSpec, TriedOut};
 use schemas::{ChangeKind, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
-use snapshots::{Effect, Node, Root};
+use snapshots::{Effect, Entry, Hash, Node, Root};
 
 use super::confine::{Bench, upper};
 use super::contained::{EFFECTS, TOLD, Touched, below, counted, digest_of, kind, name_of, refuse_undeclared, touched};
@@ -143,11 +143,12 @@ fn failed(
 }
 
 fn describe(assessed: &mut StepAssessment, part: &Touched, upper: &Path, under: &[&Draft]) {
-    let size = |entry: &snapshots::Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
+    let size = |entry: &Entry| if let Node::File(content) = &entry.node { Some(content.size) } else { None };
     for effect in &part.effects {
         let bytes = if effect.after.exists() { size(&effect.after) } else { size(&effect.before) };
         let resource = part.resource(effect).to_string();
-        assessed.changes.push(ResourceChange { resource, change: kind(effect), bytes, rows: None });
+        let digest = content(&effect.after).map(|hash| hash.to_string());
+        assessed.changes.push(ResourceChange { resource, change: kind(effect), bytes, rows: None, digest });
         if let (Some(was), Some(will)) = (size(&effect.before), size(&effect.after))
             && was.min(will) >= LARGE
         {
@@ -164,7 +165,8 @@ fn describe(assessed: &mut StepAssessment, part: &Touched, upper: &Path, under: 
 
 /// What becomes of a file that lies in the folder `was`, and then in `will`.
 fn preview(effect: &Effect, was: &Path, will: &Path) -> String {
-    let is_file = |entry: &snapshots::Entry| matches!(&entry.node, Node::File(content) if content.size <= PREVIEW_BYTES && !content.sparse);
+    let is_file =
+        |entry: &Entry| matches!(&entry.node, Node::File(content) if content.size <= PREVIEW_BYTES && !content.sparse);
     let read = |root: &Path| -> Vec<u8> {
         Root::open(root)
             .ok()
@@ -181,23 +183,59 @@ fn preview(effect: &Effect, was: &Path, will: &Path) -> String {
     }
 }
 
-/// Files that are gone in one place and there in another with the same content.
+/// The name of a file's content.
+fn content(entry: &Entry) -> Option<Hash> {
+    match &entry.node {
+        Node::File(content) => Some(content.hash),
+        _ => None,
+    }
+}
+
+/// Folders that are gone in one place and there in another with the same names and contents, and files likewise outside of those.
 fn moves(part: &Touched) -> Vec<String> {
-    let content = |entry: &snapshots::Entry| match &entry.node {
+    let lost = || part.effects.iter().filter(|effect| !effect.after.exists()).map(|it| (it.path.as_path(), &it.before));
+    let found =
+        || part.effects.iter().filter(|effect| !effect.before.exists()).map(|it| (it.path.as_path(), &it.after));
+    let (old, new) = (trees(lost()), trees(found()));
+    let by_content: BTreeMap<&str, &Path> = old.iter().map(|(path, (sign, _))| (sign.as_str(), *path)).collect();
+    let whole: Vec<(&Path, &Path, usize)> =
+        new.iter().filter_map(|(to, (sign, names))| Some((*by_content.get(sign.as_str())?, *to, *names))).collect();
+    let is_told = |path: &Path| whole.iter().any(|(from, to, _)| path.starts_with(from) || path.starts_with(to));
+    let filled = |entry: &Entry| match &entry.node {
         Node::File(content) if content.size > 0 => Some(content.hash.to_string()),
         _ => None,
     };
-    let gone: BTreeMap<String, &Path> = part
-        .effects
-        .iter()
-        .filter(|effect| !effect.after.exists())
-        .filter_map(|effect| Some((content(&effect.before)?, effect.path.as_path())))
-        .collect();
-    let moved = |effect: &Effect| {
-        let from = gone.get(&content(&effect.after)?)?;
-        (!effect.before.exists()).then(|| format!("moves {} to {}", from.display(), effect.path.display()))
+    let single: BTreeMap<String, &Path> =
+        lost().filter(|(path, _)| !is_told(path)).filter_map(|(path, entry)| Some((filled(entry)?, path))).collect();
+    let files = found().filter(|(path, _)| !is_told(path));
+    let files = files.filter_map(|(to, entry)| Some((*single.get(&filled(entry)?)?, to, 1)));
+    let told = |(from, to, names): (&Path, &Path, usize)| match names {
+        1 => format!("moves {} to {}", from.display(), to.display()),
+        more => format!("moves {} to {}, with what is in it ({})", from.display(), to.display(), more - 1),
     };
-    part.effects.iter().filter_map(moved).take(TOLD).collect()
+    whole.iter().copied().chain(files).take(TOLD).map(told).collect()
+}
+
+/// The outermost of these names, each with a text that is equal for equal trees, and how many names it has. Files and folders without
+/// content say nothing: any two are equal.
+fn trees<'a>(names: impl Iterator<Item = (&'a Path, &'a Entry)>) -> BTreeMap<&'a Path, (String, usize)> {
+    let mut out: BTreeMap<&Path, (String, usize, bool)> = BTreeMap::new();
+    let mut top: Option<&Path> = None;
+    for (path, entry) in names {
+        let outer = top.filter(|top| path.starts_with(top));
+        let top_path = outer.unwrap_or(path);
+        top = Some(top_path);
+        let inside = path.strip_prefix(top_path).unwrap_or(path);
+        let what = match &entry.node {
+            Node::File(content) => format!("{}:{}", content.size, content.hash),
+            other => format!("{other:?}"),
+        };
+        let (sign, count, tells) = out.entry(top_path).or_default();
+        sign.push_str(&format!("{}\0{what}\0", inside.display()));
+        *count += 1;
+        *tells |= matches!(&entry.node, Node::File(content) if content.size > 0);
+    }
+    out.into_iter().filter(|(_, (.., tells))| *tells).map(|(path, (sign, count, _))| (path, (sign, count))).collect()
 }
 
 /// Fingerprints of what is declared, as the steps before would leave it, and how many names lie in it.

@@ -364,7 +364,7 @@ fn change(resource: String, was: &Entry, is: &Entry) -> Change {
 }
 
 fn changed(resource: String, change: ChangeKind) -> ResourceChange {
-    ResourceChange { resource, change, bytes: None, rows: None }
+    ResourceChange { resource, change, bytes: None, rows: None, digest: None }
 }
 
 /// An assessment in which nothing has been seen yet.

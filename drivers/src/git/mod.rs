@@ -355,6 +355,7 @@ impl Driver for Git {
                 change: ChangeKind::Updated,
                 bytes: None,
                 rows: None,
+                digest: None,
             };
             assessment.changes = step.lowered.writes.iter().map(of).collect();
             assessment.reaches = crate::reach::beneath(step)?;
@@ -374,6 +375,7 @@ impl Driver for Git {
                 change: kind,
                 bytes: None,
                 rows: None,
+                digest: None,
             });
             if drops_commits(&repo, moved.before.as_deref(), moved.after.as_deref()) {
                 assessment.hazards.push(Hazard::Replacement);
@@ -384,7 +386,13 @@ impl Driver for Git {
         }
         for file in before.change.files.iter().filter(|_| before.change.checkout) {
             let resource = format!("file:{}", before.repo.join(file).display());
-            assessment.changes.push(ResourceChange { resource, change: ChangeKind::Updated, bytes: None, rows: None });
+            assessment.changes.push(ResourceChange {
+                resource,
+                change: ChangeKind::Updated,
+                bytes: None,
+                rows: None,
+                digest: None,
+            });
         }
         assessment.preview = preview(&repo, &before.change);
         Ok(assessment)

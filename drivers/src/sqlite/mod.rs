@@ -647,7 +647,13 @@ fn assessed(
     if let Some(unknown) = unknown_table(step.expect.as_ref(), effects) {
         return Err(DriverError::Refused(unknown));
     }
-    let change = |resource: String, rows| ResourceChange { resource, change: ChangeKind::Updated, bytes: None, rows };
+    let change = |resource: String, rows| ResourceChange {
+        resource,
+        change: ChangeKind::Updated,
+        bytes: None,
+        rows,
+        digest: None,
+    };
     let mut changes: Vec<ResourceChange> =
         found.iter().map(|(table, rows)| change(uri(path, Some(table)), Some(*rows))).collect();
     if effects.schema_changed {

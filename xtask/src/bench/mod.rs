@@ -16,7 +16,7 @@ struct Cost {
     peak_mb: f64,
 }
 
-/// `cargo xtask bench runs [STEPS] [SHAPE]`, `cargo xtask bench snapshots [small|big]`, `cargo xtask bench contain [starts|large|work|commits]`,
+/// `cargo xtask bench runs [STEPS] [SHAPE]`, `cargo xtask bench snapshots [small|big]`, `cargo xtask bench contain [starts|large|work|commits|inventory]`,
 /// `cargo xtask bench stops [ROUNDS]`.
 pub(crate) fn bench(args: &[String]) -> Result<(), String> {
     install(&[("time", "time"), ("make", "make")])?;
@@ -27,7 +27,7 @@ pub(crate) fn bench(args: &[String]) -> Result<(), String> {
         ["contain", rest @ ..] => example("contain", rest),
         ["stops", rest @ ..] => example("stops", rest),
         [] => runs::bench(&[]).and_then(|()| trees::bench(&[])),
-        _ => Err("bench runs [STEPS] [chain|wide|layered] | bench snapshots [small|big] | bench contain [starts|large|work|commits] | bench stops [ROUNDS]".to_owned()),
+        _ => Err("bench runs [STEPS] [chain|wide|layered] | bench snapshots [small|big] | bench contain [starts|large|work|commits|inventory] | bench stops [ROUNDS]".to_owned()),
     }
 }
 
