@@ -39,13 +39,8 @@ pub fn cgroup() -> Result<String, String> {
     if usable.is_empty() {
         return Err(format!("{} has neither memory nor processes to limit", folder.display()));
     }
-    let told = || format!("{} ({})", folder.display(), usable.join(", "));
-    if given(&folder, &usable) {
-        return Ok(told());
-    }
-    let parents = BTreeSet::from([std::process::id()]);
-    match can_make_room(&folder, &parents) {
-        true => Ok(told()),
+    match given(&folder, &usable) || can_make_room(&folder, &BTreeSet::from([std::process::id()])) {
+        true => Ok(format!("{} ({})", folder.display(), usable.join(", "))),
         false => Err(format!("{} is not delegated to this process alone", folder.display())),
     }
 }
@@ -151,7 +146,10 @@ fn own() -> Result<PathBuf, String> {
         let inside = Path::new(own).strip_prefix(root).ok()?;
         right.starts_with("cgroup2 ").then(|| Path::new(at).join(inside))
     };
-    mounts.lines().find_map(of).filter(|folder| folder.join("cgroup.procs").is_file()).ok_or_else(none)
+    let folder = mounts.lines().find_map(of).filter(|folder| folder.join("cgroup.procs").is_file()).ok_or_else(none)?;
+    // Where one of us made room before, the room is around.
+    let around = folder.parent().filter(|around| folder.ends_with(ASIDE) && given(around, &usable(around)));
+    Ok(around.map_or(folder.clone(), Path::to_owned))
 }
 
 fn words(folder: &Path, name: &str) -> Vec<String> {
@@ -168,7 +166,7 @@ fn usable(folder: &Path) -> Vec<&'static str> {
 /// Whether children are limited already.
 fn given(folder: &Path, usable: &[&str]) -> bool {
     let given = words(folder, "cgroup.subtree_control");
-    usable.iter().all(|name| given.iter().any(|it| it == name)) && is_ours(folder)
+    !usable.is_empty() && usable.iter().all(|name| given.iter().any(|it| it == name)) && is_ours(folder)
 }
 
 /// Whether this user may make children.

@@ -159,6 +159,8 @@ impl Server {
             View::Machine | View::Layers(_) => NAMESPACES,
         };
         flags |= if in_user { libc::CLONE_NEWUSER } else { 0 };
+        // What it sees of its own cgroup is the same when it is tried out and when it runs.
+        flags |= if matches!(wanted.view, View::Layers(_)) { libc::CLONE_NEWCGROUP } else { 0 };
         flags |= if wanted.network || flags == 0 { 0 } else { libc::CLONE_NEWNET };
         match self.fork(flags, &wanted.limits) {
             Ok(Forked::Child(ready)) => init::run(Launch { wanted, control: &control, streams, ready }),
@@ -171,7 +173,7 @@ impl Server {
         let (ours, theirs) = pair().map_err(trying("cannot make a socket"))?;
         let flags = match usual {
             Usual::Bare => 0,
-            Usual::Layers => NAMESPACES | libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
+            Usual::Layers => NAMESPACES | libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | libc::CLONE_NEWNET,
         };
         match self.fork(flags, &Limits::default())? {
             Forked::Child(ready) => {
