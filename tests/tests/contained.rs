@@ -470,4 +470,13 @@ fn what_a_step_does_on_top_of_another_is_bounded_like_any() {
     let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
     let told = |at: usize| shown.value["steps"][at]["confidence"].clone();
     assert_eq!((told(0), told(1)), (json!("none"), json!("none")), "{shown:?}");
+    let mut after_a_file = session("w", &[("cat d/c > f", &["f"])]);
+    after_a_file["steps"][0]["needs"] = json!(["w"]);
+    after_a_file["steps"][0]["with"]["reads"] = json!(["d/c"]);
+    let write = json!({"id": "w", "uses": "file.write", "with": {"path": "d/c", "content": "2\n"}});
+    after_a_file["steps"].as_array_mut().unwrap().push(write);
+    let file = bench.sign("w", &after_a_file);
+    let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
+    let step = &shown.value["steps"][0];
+    assert_eq!((&step["confidence"], &step["class"]), (&json!("none"), &json!("partially_reversible")), "{shown:?}");
 }

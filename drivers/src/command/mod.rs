@@ -384,7 +384,8 @@ impl Driver for Command {
         let planned = if priors.is_empty() { terraform::saved_plan(self, step)? } else { None };
         let seen = read_only || planned.is_some();
         let planned = planned.unwrap_or_default();
-        let class = planned.class(step.lowered.class);
+        let unseen = lower::can_be_tried(&params, step.undo.is_some(), &step.facts);
+        let class = planned.class(if unseen { trial::class_of_unseen(step) } else { step.lowered.class });
         Ok(StepAssessment {
             fingerprints,
             reaches,

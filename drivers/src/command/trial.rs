@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::{Cancel, DriverError, Left, StepSpec, TriedOut};
-use schemas::{ChangeKind, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
+use schemas::{ChangeKind, Class, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
 use snapshots::{Effect, Entry, Hash, Node, Root};
 
 use super::confine::{Bench, upper};
@@ -126,7 +126,14 @@ fn on_top(under: &[&Draft]) -> String {
     }
 }
 
-/// Of a step that failed when it was tried out nobody saw what it does: that it can be put back is all that is known of it.
+/// The class of a step that could have been tried out, and of which nobody saw what it does: that it can be put back is all that is known
+/// of a program that no entry describes.
+pub(super) fn class_of_unseen(step: &StepSpec) -> Class {
+    let class = step.lowered.class;
+    if step.lowered.way_back.entry.is_some() { class } else { class.max(Class::PartiallyReversible) }
+}
+
+/// What is said of a step that failed when it was tried out.
 fn failed(
     step: &StepSpec,
     unseen: StepAssessment,
@@ -137,9 +144,7 @@ fn failed(
     let mut notes = unseen.notes;
     notes.push(format!("tried out over a layer: {message}, so that its effect is not known: {said}"));
     let reaches = crate::reach::beneath(step)?;
-    let known = step.lowered.way_back.entry.is_some();
-    let class = if known { unseen.class } else { unseen.class.max(schemas::Class::PartiallyReversible) };
-    Ok(StepAssessment { notes, reaches, class, ..unseen })
+    Ok(StepAssessment { notes, reaches, class: class_of_unseen(step), ..unseen })
 }
 
 fn describe(assessed: &mut StepAssessment, part: &Touched, upper: &Path, under: &[&Draft]) {
