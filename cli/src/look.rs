@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use executor::Folded;
 use jiff::Timestamp;
-use kernel::{Driver, DriverError, DriverSet, Facts, Left, StepIx, StepSpec};
+use kernel::{Driver, DriverError, DriverSet, Facts, Leaves, Left, StepIx, StepSpec};
 use planner::Planned;
 use schemas::{Assessment, Code, Confidence, Digest, Finding, Plan, StepAssessment};
 
@@ -57,8 +57,8 @@ pub(crate) fn assess(
 #[derive(Default)]
 struct Trials {
     left: Vec<Left>,
-    /// Of which step which of `left` is.
-    tried: BTreeMap<StepIx, usize>,
+    /// Steps that were tried out, with which of `left` theirs is; without one they would leave everything as it was.
+    tried: BTreeMap<StepIx, Option<usize>>,
     /// Steps of a corrected plan that stay: the world has what they left.
     done: BTreeSet<StepIx>,
     /// For a step which of `left` surely come before it, in order.
@@ -77,7 +77,7 @@ impl Trials {
         let mut before = BTreeSet::new();
         for need in planned.graph.needs(step.ix) {
             before.extend(self.before.get(need).into_iter().flatten().copied());
-            before.extend(self.tried.get(need));
+            before.extend(self.tried.get(need).copied().flatten());
         }
         let priors = planned.priors(step.ix);
         let known = |prior: &&StepSpec| self.tried.contains_key(&prior.ix) || self.done.contains(&prior.ix);
@@ -88,9 +88,13 @@ impl Trials {
         }
         let tried = if is_open { driver.try_out(step, &left)? } else { None };
         let Some(tried) = tried else { return driver.probe(step, &priors) };
-        if let Some(left) = tried.left {
-            self.tried.insert(step.ix, self.left.len());
-            self.left.push(left);
+        match tried.leaves {
+            Leaves::Unknown => {}
+            Leaves::AsItWas => drop(self.tried.insert(step.ix, None)),
+            Leaves::Draft(left) => {
+                self.tried.insert(step.ix, Some(self.left.len()));
+                self.left.push(left);
+            }
         }
         Ok(tried.assessment)
     }

@@ -185,8 +185,18 @@ pub type Left = Arc<dyn Any + Send + Sync>;
 pub struct TriedOut {
     /// What it would change.
     pub assessment: StepAssessment,
-    /// What it would leave; nothing where that is not known.
-    pub left: Option<Left>,
+    /// What it would leave.
+    pub leaves: Leaves,
+}
+
+/// What a step that was tried out would leave for those after it.
+pub enum Leaves {
+    /// That is not known.
+    Unknown,
+    /// Everything as it was.
+    AsItWas,
+    /// This.
+    Draft(Left),
 }
 
 /// What an observation saw.

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernel::{Cancel, DriverError, Left, StepSpec, TriedOut};
+use kernel::{Cancel, DriverError, Leaves, Left, StepSpec, TriedOut};
 use schemas::{ChangeKind, Class, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
 use snapshots::{Effect, Entry, Hash, Node, Root};
 
 use super::confine::{Bench, upper};
-use super::contained::{EFFECTS, TOLD, Touched, below, counted, digest_of, kind, name_of, refuse_undeclared, touched};
+use super::contained::{
+    EFFECTS, TOLD, Touched, Tried, below, counted, digest_of, kind, name_of, refuse_undeclared, touched,
+};
 use super::params::{Commit, Run};
 use super::{Command, declared};
 use crate::paths::snapshot_failed;
@@ -63,8 +65,7 @@ impl Command {
         params: &Run,
         before: &[Left],
     ) -> Result<Option<TriedOut>, DriverError> {
-        let drafts = before.iter().filter_map(|left| left.downcast_ref::<Draft>());
-        let under: Vec<&Draft> = drafts.filter(|draft| draft.parts.values().any(|part| !part.is_empty())).collect();
+        let under: Vec<&Draft> = before.iter().filter_map(|left| left.downcast_ref()).collect();
         if under.len() > HIGHEST {
             return Ok(None);
         }
@@ -87,17 +88,29 @@ impl Command {
             }
             Err(DriverError::Exit { message, output }) => {
                 let assessment = failed(step, unseen, &message, &output)?;
-                return Ok(Some(TriedOut { assessment, left: None }));
+                return Ok(Some(TriedOut { assessment, leaves: Leaves::Unknown }));
             }
             Err(error) => return Err(error),
         };
-        let touched = touched(&tried, &under)?;
+        self.tell(step, params, (unseen, whole), tried, &under).map(Some)
+    }
+
+    /// What a trial came to, and what it leaves for those after it.
+    fn tell(
+        &self,
+        step: &StepSpec,
+        params: &Run,
+        (unseen, whole): (StepAssessment, u64),
+        tried: Tried,
+        under: &[&Draft],
+    ) -> Result<TriedOut, DriverError> {
+        let touched = touched(&tried, under)?;
         refuse_undeclared(step, &touched)?;
         let mut assessed = StepAssessment { confidence: Confidence::Verified, ..unseen };
-        assessed.notes.push(format!("tried out over a layer{}: this is all that it changes", on_top(&under)));
+        assessed.notes.push(format!("tried out over a layer{}: this is all that it changes", on_top(under)));
         for part in &touched {
             let upper = tried.roots.iter().position(|root| *root == part.root).map(|at| upper(tried.bench.path(), at));
-            describe(&mut assessed, part, &upper.unwrap_or_default(), &under);
+            describe(&mut assessed, part, &upper.unwrap_or_default(), under);
         }
         let deleted = assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count() as u64;
         assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
@@ -112,8 +125,12 @@ impl Command {
         }
         let is_loose = !takes_layer && step.expect.as_ref().is_some_and(Expectation::says_something);
         let parts = touched.into_iter().map(|part| (part.root, part.effects)).collect();
-        let left = Draft { id: step.id.clone(), bench, roots: tried.roots, parts, is_loose };
-        Ok(Some(TriedOut { assessment: assessed, left: Some(Arc::new(left)) }))
+        // One that may do something else than nothing has to be known to those after it.
+        let leaves = match assessed.changes.is_empty() && !is_loose {
+            true => Leaves::AsItWas,
+            false => Leaves::Draft(Arc::new(Draft { id: step.id.clone(), bench, roots: tried.roots, parts, is_loose })),
+        };
+        Ok(TriedOut { assessment: assessed, leaves })
     }
 }
 
