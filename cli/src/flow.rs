@@ -320,11 +320,8 @@ pub(crate) fn drive(driving: &Driving<'_>, conductor: Conductor, journal: Sqlite
     progress.done();
     let Finished { folded, mut journal } = finished;
     let Some(end) = folded.run.ended() else {
-        let code = match &folded.cause {
-            Some((executor::Cause::Stopped, _)) | None => ExitCode::Stopped,
-            Some(_) => ExitCode::RolledBack,
-        };
-        return Ok(Rested { folded, receipt: None, journal, code });
+        // Whatever halted it, nothing was put back: it is held.
+        return Ok(Rested { folded, receipt: None, journal, code: ExitCode::Stopped });
     };
     let receipt = issue_receipt(driving.home, &folded, end, journal.as_mut())?;
     let code = folded.exit_code(end);

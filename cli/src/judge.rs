@@ -40,7 +40,12 @@ pub(crate) fn decide(
     let planned = check(read.plan.clone(), &drivers, &facts)?;
     let assessed = assess(&planned, &drivers, digest, corrects);
     let assessment = assessed.map_err(|findings| {
-        Problem::findings(ExitCode::Refused, "the plan was refused", findings, "backout plan check PLAN")
+        Problem::findings(
+            ExitCode::Refused,
+            "the plan was refused",
+            findings,
+            "backout plan show PLAN, once it is mended",
+        )
     })?;
     let lineage = lineage(home, records, &planned.plan, &assessment)?;
     let assessment_bytes = serde_json::to_vec(&assessment).unwrap_or_default();

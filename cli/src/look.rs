@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use executor::Folded;
 use jiff::Timestamp;
-use kernel::{Driver, DriverError, DriverSet, Facts, Leaves, Left, StepIx, StepSpec};
+use kernel::{Ahead, Driver, DriverError, DriverSet, Facts, Leaves, Left, StepIx, StepSpec};
 use planner::Planned;
 use schemas::{Assessment, Code, Confidence, Digest, Finding, Plan, StepAssessment};
 
@@ -38,7 +38,10 @@ pub(crate) fn assess(
             }
             Err(error) => {
                 let place = format!("/steps/{}", step.ix.0);
-                let hint = "the step could not be looked at: mend the plan or the world";
+                let hint = match &error {
+                    DriverError::Refused(_) => "change what the step does or what it declares; nothing was done",
+                    _ => "the step could not be looked at: mend the plan or the world",
+                };
                 findings.push(Finding::error(Code::PROBE_FAILED, place, chain(&error), hint).of_step(&step.id));
             }
         }
@@ -63,6 +66,8 @@ struct Trials {
     done: BTreeSet<StepIx>,
     /// For a step which of `left` surely come before it, in order.
     before: BTreeMap<StepIx, BTreeSet<usize>>,
+    /// Steps before which somebody comes of whom it is not known what they leave.
+    clouded: BTreeSet<StepIx>,
 }
 
 impl Trials {
@@ -86,7 +91,17 @@ impl Trials {
         if !before.is_empty() {
             self.before.insert(step.ix, before);
         }
-        let tried = if is_open { driver.try_out(step, &left)? } else { None };
+        let is_unseen = |need: &&StepIx| {
+            self.clouded.contains(need) || !(self.tried.contains_key(need) || self.done.contains(need))
+        };
+        let unseen: Vec<StepIx> = planned.graph.needs(step.ix).iter().filter(is_unseen).copied().collect();
+        if !unseen.is_empty() {
+            self.clouded.insert(step.ix);
+        }
+        let name = |ix: &StepIx| planned.steps.get(ix.at()).map(|step| step.id.clone());
+        let unseen: Vec<String> = unseen.iter().filter_map(name).collect();
+        let ahead = Ahead { left: &left, unseen: &unseen };
+        let tried = if is_open { driver.try_out(step, &ahead)? } else { None };
         let Some(tried) = tried else { return driver.probe(step, &priors) };
         match tried.leaves {
             Leaves::Unknown => {}

@@ -140,7 +140,10 @@ pub(crate) fn refuse_stopped<'a>(
     let Stop { id, covers, by, time, reason, .. } = &it.stop;
     refuse(
         format!("{} is stopped since {time} by {by}: {reason}", covers.text()),
-        format!("backout resume {id} --as OPERATOR, once it may go on"),
+        format!(
+            "backout resume {id} --as OPERATOR{} --reason TEXT, once it may go on",
+            if covers.is_all() { " --as ANOTHER" } else { "" }
+        ),
     )
 }
 

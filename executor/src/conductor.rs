@@ -170,7 +170,8 @@ impl Conductor {
     /// What is not as it was assessed. Of what could not be seen then, as an earlier step writes it, the assessment has no fingerprints.
     fn drift(&self, ix: StepIx, before: &kernel::BeforeImage) -> Option<String> {
         let assessed = self.folded.loaded.assessed.get(ix.at())?;
-        let differs = assessed.fingerprints.iter().find(|(uri, print)| before.fingerprints.get(*uri) != Some(print));
+        let mut seen = assessed.fingerprints.iter().filter(|(_, print)| *print != schemas::UNSEEN);
+        let differs = seen.find(|(uri, print)| before.fingerprints.get(*uri) != Some(print));
         if let Some((uri, _)) = differs {
             return Some(format!("{uri} changed since it was assessed"));
         }

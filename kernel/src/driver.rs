@@ -181,6 +181,14 @@ fn raw<T: Serialize>(data: &T) -> Result<Box<RawValue>, DriverError> {
 /// takes up is given back when it is dropped.
 pub type Left = Arc<dyn Any + Send + Sync>;
 
+/// What is known of the steps before one that is tried out.
+pub struct Ahead<'a> {
+    /// What those that were tried out and are needed would leave, in the order in which they may run.
+    pub left: &'a [Left],
+    /// Ids of steps that are needed and of which nobody knows what they leave, though they declare nothing that the step touches.
+    pub unseen: &'a [String],
+}
+
 /// A step that was tried out.
 pub struct TriedOut {
     /// What it would change.
@@ -433,9 +441,9 @@ pub trait Kind: Send + Sync {
 pub trait Driver: Kind {
     /// Looks at what the step would change. `priors` are earlier steps of the plan that touch the same resources.
     fn probe(&self, step: &StepSpec, priors: &[&StepSpec]) -> Result<StepAssessment, DriverError>;
-    /// Does the step where nobody sees it, on top of what the steps before it would leave, in the order of `before`. Nothing where the kind
-    /// or this step cannot be tried out: then it is probed. Every earlier step that writes what this one touches is among `before`.
-    fn try_out(&self, _step: &StepSpec, _before: &[Left]) -> Result<Option<TriedOut>, DriverError> {
+    /// Does the step where nobody sees it, on top of what the steps before it would leave. Nothing where the kind or this step cannot be tried
+    /// out: then it is probed. Every earlier step that declares to write what this one touches was tried out.
+    fn try_out(&self, _step: &StepSpec, _ahead: &Ahead<'_>) -> Result<Option<TriedOut>, DriverError> {
         Ok(None)
     }
     /// Takes the before-image: complete and durable, or an error.

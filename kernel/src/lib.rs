@@ -16,8 +16,8 @@ mod token;
 mod transition;
 
 pub use driver::{
-    AfterImage, BeforeImage, Bell, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind, Leaves,
-    Left, Lowered, Output, SideCommand, Sighting, StepSpec, TriedOut, UndoError, parameters,
+    AfterImage, Ahead, BeforeImage, Bell, Cancel, CheckOutcome, Conflict, Driver, DriverError, DriverSet, Facts, Kind,
+    Leaves, Left, Lowered, Output, SideCommand, Sighting, StepSpec, TriedOut, UndoError, parameters,
 };
 pub use event::{Event, RunFact, StepFact};
 pub use graph::{Graph, GraphError, StepIx};

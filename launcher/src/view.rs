@@ -128,8 +128,12 @@ pub(crate) fn base() -> Result<Base, Failed> {
     let size = std::ffi::CString::new(format!("mode=755,size={BESIDE}")).unwrap_or_default();
     mount("none", BASE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(size.as_c_str()))
         .map_err(trying("cannot mount a root for the view"))?;
+    let nothing = inside(Path::new(".nothing"));
+    make_folder(&nothing, 0o555)?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").map_err(trying("cannot read the mounts"))?;
+    let mounts: Vec<&Path> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new).collect();
     for folder in SYSTEM {
-        system(Path::new(folder), &inside(Path::new(folder)))?;
+        system(Path::new(folder), &nothing, &mounts)?;
     }
     for (folder, mode) in [("var", 0o755), ("dev", 0o755), ("proc", 0o755)] {
         make_folder(&Path::new(BASE).join(folder), mode)?;
@@ -214,19 +218,43 @@ fn overlay(layer: &Layer) -> Result<OwnedFd, Failed> {
     open().map_err(trying(&doing))
 }
 
-/// A folder of the machine, read only; a link as a link.
-fn system(real: &Path, at: &Path) -> Result<(), Failed> {
+/// A folder of the machine, read only, with what is mounted in it; a link as a link. Seen through an overlay, so that its sockets lead nowhere
+/// and what is covered stays covered, whatever is renamed outside meanwhile.
+fn system(real: &Path, nothing: &Path, mounts: &[&Path]) -> Result<(), Failed> {
     let doing = || format!("cannot show {}", real.display());
+    let at = inside(real);
     let Ok(meta) = std::fs::symlink_metadata(real) else { return Ok(()) };
     if meta.is_symlink() {
         let target = std::fs::read_link(real).map_err(trying(&doing()))?;
         return symlink(target, at).map_err(trying(&doing()));
     }
-    make_folder(at, 0o755)?;
-    let copy = copied(real).map_err(trying(&doing()))?;
-    let read_only = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    sys::set_mount(&copy, read_only).map_err(trying(&format!("cannot make {} read only", real.display())))?;
-    attach(&copy, at).map_err(trying(&doing()))
+    make_folder(&at, 0o755)?;
+    let mut within: Vec<&Path> = mounts.iter().copied().filter(|mount| mount.starts_with(real)).collect();
+    within.extend((!within.contains(&real)).then_some(real));
+    within.sort();
+    within.dedup();
+    for mount in within {
+        // A file or socket that is mounted on another is left out: what it lies on is seen.
+        if mount.is_dir() {
+            let shown = below(mount, nothing).map_err(trying(&format!("cannot show {}", mount.display())))?;
+            attach(&shown, &inside(mount)).map_err(trying(&format!("cannot show {}", mount.display())))?;
+        }
+    }
+    Ok(())
+}
+
+/// An overlay without an upper folder: nothing can be written, and a name leads to the overlay's own file.
+fn below(real: &Path, nothing: &Path) -> rustix::io::Result<OwnedFd> {
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let held = |path: &Path| open_path(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let (real, nothing) = (held(real)?, held(nothing)?);
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    fsconfig_set_string(&fs, "lowerdir", format!("{}:{}", name(&real), name(&nothing)))?;
+    fsconfig_set_flag(&fs, "userxattr")?;
+    fsconfig_create(&fs)?;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 fn copied(real: &Path) -> rustix::io::Result<OwnedFd> {

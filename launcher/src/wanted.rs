@@ -25,7 +25,7 @@ pub struct Wanted {
     pub writes: Vec<PathBuf>,
     /// Folders that it must not see into.
     pub hidden: Vec<PathBuf>,
-    /// An empty folder on which views are built, or which is its temporary folder on the machine itself.
+    /// An empty folder that is its temporary folder on the machine itself; over layers it has a `/tmp` of its own.
     pub scratch: PathBuf,
     /// What it may use up.
     pub limits: Limits,

@@ -3,7 +3,9 @@
 //! Must never be the only wall where somebody means harm: what a path leads to may change after it was looked at. Landlock and read-only
 //! mounts are the walls; where there are none for owners, modes and times this keeps an honest program from them.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat, readlinkat};
@@ -86,6 +88,10 @@ const CALLS: &[Writing] = &[
     changed(libc::SYS_removexattr, "removexattr", FIRST),
     made(libc::SYS_lremovexattr, "removexattr", FIRST),
     changed(libc::SYS_fremovexattr, "removexattr", OPENED),
+    // `setxattrat`, `removexattrat`, `file_setattr`: newer than the names that are known here, with one number everywhere.
+    changed(463, "setxattr", IN_FOLDER),
+    changed(466, "removexattr", IN_FOLDER),
+    changed(469, "setattr", IN_FOLDER),
 ];
 
 /// Calls that only some machines have.
@@ -122,15 +128,24 @@ pub(crate) fn is_one(call: &Referred) -> bool {
 }
 
 /// What programs try for their own comfort and do without: terminals, their own streams, and what the kernel tells of processes. The walls refuse it all the same.
-const COMFORT: [&str; 8] =
-    ["/dev/tty", "/dev/pts", "/dev/ptmx", "/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr", "/proc"];
+const COMFORT: [&str; 9] = [
+    "/dev/tty",
+    "/dev/pts",
+    "/dev/ptmx",
+    "/dev/fd",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/stderr",
+    "/proc",
+    // The home of every command.
+    "/nonexistent",
+];
 
 /// What a program may write, by path.
 pub(crate) struct Allowed {
     /// The processes of its namespace.
     proc: OwnedFd,
     within: Vec<PathBuf>,
-    comfort: Vec<PathBuf>,
 }
 
 impl Allowed {
@@ -138,12 +153,7 @@ impl Allowed {
     pub(crate) fn of(wanted: &Wanted, proc: OwnedFd, free: &[PathBuf]) -> Self {
         let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         let devices = crate::wall::DEVICES.iter().map(PathBuf::from);
-        let home = wanted.env.iter().find(|(name, _)| name == "HOME").map(|(_, home)| PathBuf::from(home));
-        Self {
-            proc,
-            within: wanted.writes.iter().chain(free).map(real).chain(devices).collect(),
-            comfort: COMFORT.iter().map(PathBuf::from).chain(home).collect(),
-        }
+        Self { proc, within: wanted.writes.iter().chain(free).map(real).chain(devices).collect() }
     }
 
     /// What a call would change although the program may not: the call and the path. What cannot be read is left to the walls.
@@ -157,8 +167,13 @@ impl Allowed {
             }
         }
         let outside = |place: &Place| {
-            let named = self.named(call, place)?;
-            let is_comfort = self.comfort.iter().any(|known| named.starts_with(known));
+            let written = self.named(call, place)?;
+            let by_names = plain(&written);
+            let led = self.without_magic(call, &by_names);
+            // Links and `..` are the kernel's to follow, but for those of the program itself.
+            let named = if led == by_names { written } else { led.clone() };
+            // By its names alone: a link to one of them is another thing.
+            let is_comfort = COMFORT.iter().any(|known| led.starts_with(known));
             let real = real(&named, writing.follows);
             let is_allowed = self.within.iter().any(|known| real.starts_with(known));
             (!is_comfort && !is_allowed).then(|| format!("{}({})", writing.name, real.display()))
@@ -183,14 +198,47 @@ impl Allowed {
             None => format!("{}/cwd", call.pid),
         };
         let folder = readlinkat(&self.proc, folder, Vec::new()).ok()?;
-        let folder = PathBuf::from(std::ffi::OsString::from(folder.to_str().ok()?));
+        let folder = PathBuf::from(OsString::from_vec(folder.into_bytes()));
         Some(if path.as_os_str().is_empty() { folder } else { folder.join(path) })
     }
 
     fn text(&self, call: &Referred, address: u64) -> Option<PathBuf> {
         let bytes = self.memory(call, address, libc::PATH_MAX as usize)?;
         let end = bytes.iter().position(|byte| *byte == 0)?;
-        Some(PathBuf::from(std::str::from_utf8(bytes.get(..end)?).ok()?))
+        Some(PathBuf::from(OsString::from_vec(bytes.get(..end)?.to_vec())))
+    }
+
+    /// Where a path leads that goes through what the kernel tells of a process: its root, its working directory, what it has open.
+    fn without_magic(&self, call: &Referred, named: &Path) -> PathBuf {
+        let mut parts = named.components().skip(1);
+        let begins = parts.next().map(|part| part.as_os_str().to_owned());
+        let second = parts.next().map(|part| part.as_os_str().to_owned());
+        let (link, rest): (Option<PathBuf>, Vec<_>) = match (begins.as_deref(), second.as_deref()) {
+            (Some(proc), Some(_)) if proc == "proc" => match parts.next().map(|part| part.as_os_str().to_owned()) {
+                Some(root) if root == "root" => (Some("/".into()), parts.collect()),
+                Some(cwd) if cwd == "cwd" => (self.link(call, "cwd"), parts.collect()),
+                Some(fd) if fd == "fd" => {
+                    let number = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+                    (number.and_then(|number| self.link(call, &format!("fd/{number}"))), parts.collect())
+                }
+                _ => return named.to_owned(),
+            },
+            (Some(dev), Some(fd)) if dev == "dev" && fd == "fd" => {
+                let number = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+                (number.and_then(|number| self.link(call, &format!("fd/{number}"))), parts.collect())
+            }
+            _ => return named.to_owned(),
+        };
+        // What is open itself, and not something in it, is nobody's path.
+        match link {
+            Some(link) if !rest.is_empty() => rest.iter().fold(link, |path, part| path.join(part)),
+            _ => named.to_owned(),
+        }
+    }
+
+    fn link(&self, call: &Referred, name: &str) -> Option<PathBuf> {
+        let found = readlinkat(&self.proc, format!("{}/{name}", call.pid), Vec::new()).ok()?;
+        Some(PathBuf::from(OsString::from_vec(found.into_bytes())))
     }
 
     /// Up to that many bytes of the program's memory.
@@ -218,6 +266,11 @@ fn real(named: &Path, follows: bool) -> PathBuf {
     {
         return parent.join(name);
     }
+    plain(named)
+}
+
+/// A path by its names alone.
+fn plain(named: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in named.components() {
         match part {

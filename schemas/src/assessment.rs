@@ -114,6 +114,9 @@ impl Share {
     }
 }
 
+/// The fingerprint of what could not be seen, as an earlier step of the plan may leave it otherwise: it is as assessed whatever it is.
+pub const UNSEEN: &str = "unseen";
+
 /// One resource that would change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -30,7 +30,8 @@ mod trust;
 pub use act::{Act, Hazard, Thing, Verb};
 pub use approval::{Approval, Verdict};
 pub use assessment::{
-    Assessment, Change, ChangeKind, Confidence, Effectiveness, ResourceChange, RowCount, Share, StepAssessment, WayBack,
+    Assessment, Change, ChangeKind, Confidence, Effectiveness, ResourceChange, RowCount, Share, StepAssessment, UNSEEN,
+    WayBack,
 };
 pub use blast::{Blast, Counts};
 pub use codes::Code;

@@ -33,6 +33,11 @@ impl Root {
         Ok(Self { path: path.to_owned(), fd, device: stat.st_dev })
     }
 
+    /// The same folder, which messages call by another path.
+    pub(crate) fn shown_as(self, path: &Path) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
     /// The path that it was opened by, for messages.
     pub fn path(&self) -> &Path {
         &self.path

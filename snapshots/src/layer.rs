@@ -17,7 +17,7 @@ use crate::beneath::Root;
 use crate::capture::scan_upper;
 use crate::entry::{Entry, Node, Tree, Xattrs};
 use crate::error::SnapshotError;
-use crate::restore::{set_meta, temporary_name, times};
+use crate::restore::{set_meta, temporary_name, times, writable};
 use crate::walk::absent;
 
 /// How the kernel's own attributes in an upper folder begin.
@@ -58,9 +58,9 @@ impl Layer {
         set_meta(&fd, &meta, upper)
     }
 
-    /// Reads an upper folder, contents included.
-    pub fn read(upper: &Path) -> Result<Self, SnapshotError> {
-        let upper = Root::open(upper)?;
+    /// Reads an upper folder, contents included; messages call it by the path of the folder that it lies over.
+    pub fn read(upper: &Path, over: &Path) -> Result<Self, SnapshotError> {
+        let upper = Root::open(upper)?.shown_as(over);
         let (mut tree, mut opaque) = (scan_upper(&upper)?, BTreeSet::new());
         for entry in &mut tree.entries {
             let own = |name: &[u8]| name.starts_with(OVERLAY);
@@ -107,6 +107,28 @@ impl Layer {
             found.into_values().filter(|effect| effect.changes() || firsts.contains(&effect.path)).collect();
         out.sort_by(|a, b| crate::entry::path_order(&a.path, &b.path));
         Ok(out)
+    }
+
+    /// Takes out of the layer what is no effect: files that were only copied up and names that came and went. Over what somebody else
+    /// leaves meanwhile they would hide it.
+    pub fn drop_copies(upper: &Path, effects: &[Effect]) -> Result<(), SnapshotError> {
+        let kept: BTreeSet<&Path> = effects.iter().map(|effect| effect.path.as_path()).collect();
+        let layer = Self::read(upper, upper)?;
+        let root = Root::open(upper)?;
+        for entry in layer.tree.entries.iter().rev().filter(|entry| !kept.contains(entry.path.as_path())) {
+            let is_folder = entry.node == Node::Folder;
+            if entry.path.as_os_str().is_empty() || layer.opaque.contains(&entry.path) {
+                continue;
+            }
+            let (folder, name) = root.parent_of(&entry.path)?;
+            let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            match writable(&folder, || rustix::fs::unlinkat(&folder, name, flags)) {
+                // A folder in which something else stays.
+                Err(Errno::NOTEMPTY | Errno::EXIST) if is_folder => {}
+                other => other.map_err(SnapshotError::io("cannot clear", &upper.join(&entry.path)))?,
+            }
+        }
+        Ok(())
     }
 
     /// Folders of which the layer lets nothing through, and names that it deletes or makes something else.
@@ -207,7 +229,7 @@ impl Commit<'_> {
         self.expect_still(effect, &effect.before)?;
         let (folder, name) = self.root.parent_of(&effect.path)?;
         let flags = if was_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        rustix::fs::unlinkat(&folder, name, flags)
+        writable(&folder, || rustix::fs::unlinkat(&folder, name, flags))
             .map_err(SnapshotError::io("cannot remove", &self.shown(&effect.path)))
     }
 
@@ -223,7 +245,8 @@ impl Commit<'_> {
             Node::Folder if effect.before.node == Node::Folder => Ok(()),
             Node::Folder => {
                 let (folder, name) = self.root.parent_of(&effect.path)?;
-                rustix::fs::mkdirat(&folder, name, Mode::RWXU).map_err(SnapshotError::io("cannot create", &shown))
+                writable(&folder, || rustix::fs::mkdirat(&folder, name, Mode::RWXU))
+                    .map_err(SnapshotError::io("cannot create", &shown))
             }
             Node::HardLink(first) => {
                 let first = first.clone();
@@ -246,8 +269,18 @@ impl Commit<'_> {
         let shown = self.shown(&effect.path);
         let (from, name) = self.layer.upper.parent_of(&effect.path)?;
         let (to, _) = self.root.parent_of(&effect.path)?;
-        strip(&from, Path::new(name)).map_err(SnapshotError::io("cannot strip", &shown))?;
-        match rustix::fs::renameat(&from, name, &to, name) {
+        let opened = Mode::from_raw_mode(effect.after.meta.mode) | Mode::WUSR;
+        let stripped = strip(&from, Path::new(name));
+        if stripped == Err(Errno::ACCESS) {
+            // A file that its owner made read only: the attributes are not its content.
+            let set = |mode| rustix::fs::chmodat(&from, name, mode, AtFlags::empty());
+            set(opened).map_err(SnapshotError::io("cannot strip", &shown))?;
+            strip(&from, Path::new(name)).map_err(SnapshotError::io("cannot strip", &shown))?;
+            set(Mode::from_raw_mode(effect.after.meta.mode)).map_err(SnapshotError::io("cannot strip", &shown))?;
+        } else {
+            stripped.map_err(SnapshotError::io("cannot strip", &shown))?;
+        }
+        match writable(&from, || writable(&to, || rustix::fs::renameat(&from, name, &to, name))) {
             Err(Errno::XDEV) => self.copy(effect, &from, &to),
             other => other.map_err(SnapshotError::io("cannot rename", &shown)),
         }
@@ -260,13 +293,14 @@ impl Commit<'_> {
         let Some(name) = effect.path.file_name() else { return Ok(()) };
         let temporary = temporary_name(self.tag);
         if let Node::Symlink(target) = &effect.after.node {
-            rustix::fs::symlinkat(target.as_os_str(), to, &*temporary).map_err(failed)?;
+            writable(to, || rustix::fs::symlinkat(target.as_os_str(), to, &*temporary)).map_err(failed)?;
             crate::restore::set_link_meta(to, &temporary, &effect.after.meta).map_err(failed)?;
         } else {
             let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut source = std::fs::File::from(rustix::fs::openat(from, name, read, Mode::empty()).map_err(failed)?);
             let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = rustix::fs::openat(to, &*temporary, write, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+            let make = || rustix::fs::openat(to, &*temporary, write, Mode::RUSR | Mode::WUSR);
+            let made = writable(to, make).map_err(failed)?;
             let mut target = std::fs::File::from(made);
             let filled = copy_data(&mut source, &mut target)
                 .map_err(SnapshotError::std("cannot copy", &shown))
@@ -279,12 +313,12 @@ impl Commit<'_> {
                 })
                 .and_then(|()| target.sync_all().map_err(SnapshotError::std("cannot sync", &shown)));
             if let Err(error) = filled {
-                let _ = rustix::fs::unlinkat(to, &*temporary, AtFlags::empty());
+                let _ = writable(to, || rustix::fs::unlinkat(to, &*temporary, AtFlags::empty()));
                 return Err(error);
             }
         }
         self.linked.insert(effect.path.clone(), effect.path.clone());
-        rustix::fs::renameat(to, &*temporary, to, name).map_err(failed)
+        writable(to, || rustix::fs::renameat(to, &*temporary, to, name)).map_err(failed)
     }
 
     /// Another name of a file of the layer.
@@ -296,8 +330,9 @@ impl Commit<'_> {
         let (from, from_name) = self.root.parent_of(first)?;
         let (to, name) = self.root.parent_of(&effect.path)?;
         let temporary = temporary_name(self.tag);
-        rustix::fs::linkat(&from, from_name, &to, &*temporary, AtFlags::empty()).map_err(failed)?;
-        rustix::fs::renameat(&to, &*temporary, &to, name).map_err(failed)
+        let link = || rustix::fs::linkat(&from, from_name, &to, &*temporary, AtFlags::empty());
+        writable(&to, link).map_err(failed)?;
+        writable(&to, || rustix::fs::renameat(&to, &*temporary, &to, name)).map_err(failed)
     }
 
     /// Gives the folders that the layer holds their times, and those that it changes owner, mode and attributes too, innermost first.

@@ -41,6 +41,20 @@ pub fn restore(
     }
 }
 
+/// Changes a name of a folder, also where its owner, who runs this, made it read only: its mode stays.
+pub(crate) fn writable<T>(folder: &OwnedFd, change: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    match change() {
+        Err(Errno::ACCESS) => {
+            let mode = Mode::from_raw_mode(rustix::fs::fstat(folder)?.st_mode & 0o7777);
+            rustix::fs::fchmod(folder, mode | Mode::RWXU).map_err(|_| Errno::ACCESS)?;
+            let changed = change();
+            rustix::fs::fchmod(folder, mode)?;
+            changed
+        }
+        other => other,
+    }
+}
+
 /// Files or folders above which one sync of the file system is cheaper than one of each.
 const MANY: usize = 32;
 
@@ -77,7 +91,7 @@ impl Work<'_> {
             self.expect_still(&found.path, Some(found))?;
             let (folder, name) = self.root.parent_of(&found.path)?;
             let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-            match rustix::fs::unlinkat(&folder, name, flags) {
+            match writable(&folder, || rustix::fs::unlinkat(&folder, name, flags)) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(SnapshotError::io("cannot remove", &self.shown(&found.path))(errno)),
             }
@@ -152,7 +166,7 @@ impl Work<'_> {
             return Ok(());
         }
         let (folder, name) = self.root.parent_of(&entry.path)?;
-        match rustix::fs::mkdirat(&folder, name, Mode::RWXU) {
+        match writable(&folder, || rustix::fs::mkdirat(&folder, name, Mode::RWXU)) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(SnapshotError::io("cannot create", &self.shown(&entry.path))(errno)),
         }
@@ -162,10 +176,12 @@ impl Work<'_> {
         let shown = self.shown(&entry.path);
         let (folder, name) = self.root.parent_of(&entry.path)?;
         let temporary = temporary_name(self.tag);
-        rustix::fs::symlinkat(target, &folder, &*temporary).map_err(SnapshotError::io("cannot create", &shown))?;
+        writable(&folder, || rustix::fs::symlinkat(target, &folder, &*temporary))
+            .map_err(SnapshotError::io("cannot create", &shown))?;
         set_link_meta(&folder, &temporary, &entry.meta)
             .map_err(SnapshotError::io("cannot set owner, attributes or times of", &shown))?;
-        rustix::fs::renameat(&folder, &*temporary, &folder, name).map_err(SnapshotError::io("cannot rename", &shown))
+        writable(&folder, || rustix::fs::renameat(&folder, &*temporary, &folder, name))
+            .map_err(SnapshotError::io("cannot rename", &shown))
     }
 
     /// Writes a file under a temporary name beside its own, durable unless all are synced `together` later.
@@ -184,8 +200,8 @@ impl Work<'_> {
         let (folder, _) = self.root.parent_of(&entry.path)?;
         let temporary = temporary_name(self.tag);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&folder, &*temporary, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(SnapshotError::io("cannot create", &shown))?;
+        let make = || rustix::fs::openat(&folder, &*temporary, flags, Mode::RUSR | Mode::WUSR);
+        let fd = writable(&folder, make).map_err(SnapshotError::io("cannot create", &shown))?;
         // Its bytes are held against their name on the way: nothing gets its name before that.
         let (reader, mut hasher) = (&mut self.reader, blake3::Hasher::new());
         let mut read = |from, out: &mut [u8]| -> Result<(), SnapshotError> {
@@ -206,7 +222,7 @@ impl Work<'_> {
                 false => rustix::fs::fsync(&fd).map_err(SnapshotError::io("cannot sync", &shown)),
             });
         if filled.is_err() {
-            let _ = rustix::fs::unlinkat(&folder, &*temporary, AtFlags::empty());
+            let _ = writable(&folder, || rustix::fs::unlinkat(&folder, &*temporary, AtFlags::empty()));
         }
         filled.map(|()| temporary)
     }
@@ -219,7 +235,7 @@ impl Work<'_> {
         for (found, entry, temporary) in staged {
             self.expect_still(&entry.path, found.as_ref())?;
             let (folder, name) = self.root.parent_of(&entry.path)?;
-            rustix::fs::renameat(&folder, temporary.as_str(), &folder, name)
+            writable(&folder, || rustix::fs::renameat(&folder, temporary.as_str(), &folder, name))
                 .map_err(SnapshotError::io("cannot rename", &self.shown(&entry.path)))?;
         }
         Ok(())
@@ -229,7 +245,7 @@ impl Work<'_> {
     fn unstage(&self, staged: &[(Option<Entry>, &Entry, String)], error: SnapshotError) -> SnapshotError {
         for (_, entry, temporary) in staged {
             if let Ok((folder, _)) = self.root.parent_of(&entry.path) {
-                let _ = rustix::fs::unlinkat(&folder, temporary.as_str(), AtFlags::empty());
+                let _ = writable(&folder, || rustix::fs::unlinkat(&folder, temporary.as_str(), AtFlags::empty()));
             }
         }
         error
@@ -252,12 +268,12 @@ impl Work<'_> {
         let (from_folder, from_name) = self.root.parent_of(first)?;
         let (folder, name) = self.root.parent_of(&entry.path)?;
         let temporary = temporary_name(self.tag);
-        rustix::fs::linkat(&from_folder, from_name, &folder, &*temporary, AtFlags::empty())
+        writable(&folder, || rustix::fs::linkat(&from_folder, from_name, &folder, &*temporary, AtFlags::empty()))
             .map_err(SnapshotError::io("cannot link", &shown))?;
-        rustix::fs::renameat(&folder, &*temporary, &folder, name)
+        writable(&folder, || rustix::fs::renameat(&folder, &*temporary, &folder, name))
             .map_err(SnapshotError::io("cannot rename", &shown))?;
         // Renaming one name of a file over another name of the same file leaves both (rename(2)).
-        match rustix::fs::unlinkat(&folder, &*temporary, AtFlags::empty()) {
+        match writable(&folder, || rustix::fs::unlinkat(&folder, &*temporary, AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(SnapshotError::io("cannot remove", &shown)(errno)),
         }

@@ -172,7 +172,7 @@ fn commits() {
             plain(&["sync", "-f", cage.path("copy").to_str().unwrap()], Path::new("/"));
         }));
         let from = Instant::now();
-        let layer = Layer::read(&came.upper).unwrap();
+        let layer = Layer::read(&came.upper, &cage.path("world")).unwrap();
         reading.push(from.elapsed());
         ours.push(timed(|| layer.commit(&root, &was, "bench").unwrap()));
     }

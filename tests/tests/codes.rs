@@ -193,7 +193,7 @@ fn problems(bench: &Bench, seen: &mut BTreeSet<String>) {
     std::fs::write(bench.path("world/x"), "mine\n").unwrap();
     note("clobber", &bench.run(&["undo", "s"]));
     let held = bench.gated("held", &plan(json!([{"id": "f", "uses": "command.run", "with": {"argv": ["false"]}}])));
-    assert_eq!(bench.run(&["run", &held, "--on-failure", "hold"]).code, 4);
+    assert_eq!(bench.run(&["run", &held, "--on-failure", "hold"]).code, 8);
     note("journal-busy", &bench.run(&["run", &held]));
     std::fs::write(bench.path("state/policy/policies/10-permits.cedar"), "permit (principal, action, resource);")
         .unwrap();

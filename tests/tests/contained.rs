@@ -85,7 +85,7 @@ fn what_is_not_declared_is_refused_by_name_before_anything_is_done() {
     let refused = gate(&bench, "u", &sh("cp /bin/true a; chmod u+s a", &["a"]));
     assert!(refused.code == 5 && detail(&refused).contains("setuid"), "{refused:?}");
     let refused = gate(&bench, "p", &sh("mkfifo d/pipe", &["d"]));
-    assert!(refused.code == 5 && detail(&refused).contains("pipe"), "{refused:?}");
+    assert!(refused.code == 5 && detail(&refused).contains("world/d/pipe is a pipe"), "{refused:?}");
     assert_eq!(read(&bench, "a"), "1\n");
 }
 
@@ -479,4 +479,162 @@ fn what_a_step_does_on_top_of_another_is_bounded_like_any() {
     let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
     let step = &shown.value["steps"][0];
     assert_eq!((&step["confidence"], &step["class"]), (&json!("none"), &json!("partially_reversible")), "{shown:?}");
+}
+
+#[test]
+fn what_a_killed_gate_leaves_is_cleared_by_the_next() {
+    let bench = world();
+    let file = bench.sign("s", &plan("s", &sh("sleep 30", &["a"])));
+    let mut child = bench.command(&["gate", file.to_str().unwrap()]).spawn().unwrap();
+    let layers = bench.path("state/layers");
+    let count = || std::fs::read_dir(&layers).map_or(0, Iterator::count);
+    while count() == 0 {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(count() > 0);
+    assert_eq!(gate(&bench, "t", &sh("echo 2 > a", &["a"])).code, 0);
+    assert_eq!(count(), 0, "{:?}", tests::cage::names(&layers));
+}
+
+fn approved(mut plan: Value) -> Value {
+    for step in plan["steps"].as_array_mut().unwrap() {
+        if step["uses"] == "command.run" {
+            step["with"]["commit"] = json!("approved");
+        }
+    }
+    plan
+}
+
+fn gated_run(bench: &Bench, name: &str, plan: &Value, between: impl FnOnce()) -> Ran {
+    let file = bench.sign(name, plan);
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}"));
+    between();
+    bench.run(&["run", manifest])
+}
+
+#[test]
+fn what_was_approved_as_it_is_has_no_bounds_within_which_it_may_differ() {
+    let bench = world();
+    let mut one = approved(session("e", &[("echo 2 > a", &["a"])]));
+    one["steps"][0]["expect"] = json!({"updated": 1});
+    let ran = gated_run(&bench, "e", &one, || {
+        let mut all = std::fs::read_dir(bench.path("state/layers")).unwrap().map(|entry| entry.unwrap().path());
+        let kept = all.find(|path| path.to_string_lossy().contains("approved-")).unwrap();
+        std::fs::write(kept.join("upper-0/a"), "evil\n").unwrap();
+    });
+    assert_eq!((&ran.value["end"], read(&bench, "a").as_str()), (&json!("rolled_back"), "1\n"), "{ran:?}");
+    // What lies under a step that is approved is approved as well.
+    let mut loose = session("l", &[("head -c 8 /dev/urandom | base64 > a", &["a"]), ("echo 2 > b", &["b"])]);
+    loose["steps"][0]["expect"] = json!({"updated": 1});
+    loose["steps"][1]["with"]["commit"] = json!("approved");
+    let file = bench.sign("l", &loose);
+    let refused = bench.run(&["gate", file.to_str().unwrap()]);
+    assert!(refused.code == 5 && detail(&refused).contains("what s0 will leave may be something else"), "{refused:?}");
+    let mut after_a_file = approved(session("f", &[("cat d/c > f", &["f"])]));
+    after_a_file["steps"][0]["needs"] = json!(["w"]);
+    let write = json!({"id": "w", "uses": "file.write", "with": {"path": "d/c", "content": "2\n"}});
+    after_a_file["steps"].as_array_mut().unwrap().push(write);
+    let file = bench.sign("f", &after_a_file);
+    let refused = bench.run(&["gate", file.to_str().unwrap()]);
+    assert!(refused.code == 5 && detail(&refused).contains("what w will leave may be something else"), "{refused:?}");
+    // Run again instead, it does what was seen or nothing.
+    after_a_file["steps"][0]["with"]["commit"] = json!("rerun");
+    let ran = gated_run(&bench, "f", &after_a_file, || {});
+    assert_eq!((&ran.value["end"], read(&bench, "d/c").as_str()), (&json!("rolled_back"), "1\n"), "{ran:?}");
+}
+
+#[test]
+fn a_loose_step_hides_no_change_of_somebody_else_to_what_it_does_not_write() {
+    let bench = world();
+    let mut loose = session("s", &[("head -c 8 /dev/urandom | base64 > a", &["a"]), ("echo 2 > b", &["b"])]);
+    for step in loose["steps"].as_array_mut().unwrap() {
+        step["expect"] = json!({"updated": 1});
+    }
+    let ran = gated_run(&bench, "s", &loose, || std::fs::write(bench.path("world/b"), "theirs\n").unwrap());
+    assert_eq!((ran.value["end"].as_str(), read(&bench, "b").as_str()), (Some("rolled_back"), "theirs\n"), "{ran:?}");
+}
+
+#[test]
+fn what_a_step_only_opened_hides_nothing_of_another_step() {
+    let bench = world();
+    let mut plan = session(
+        "s",
+        &[
+            ("echo g > g; exec 3<> a", &["g"]),
+            ("echo new > a; mkdir n; rmdir n", &["a"]),
+            ("cp a h; echo line >> a; mkdir n; echo in > n/x", &["a", "h", "n"]),
+        ],
+    );
+    plan["steps"][1]["needs"] = json!([]);
+    plan["steps"][2]["needs"] = json!(["s0", "s1"]);
+    let ran = gated_run(&bench, "s", &approved(plan), || {});
+    assert_eq!(ran.value["end"], "committed", "{ran:?}");
+    let all = (read(&bench, "a"), read(&bench, "h"), read(&bench, "n/x"));
+    assert_eq!(all, ("new\nline\n".into(), "new\n".into(), "in\n".into()));
+}
+
+/// The program in mounts of its own, after `prepare`, with `beside` running beside it.
+fn with_own_mounts(bench: &Bench, prepare: &str, beside: &str, words: &[&str]) -> Ran {
+    let script = format!("set -e; {prepare}; ({beside}) & \"$@\"; code=$?; wait; exit $code");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh"]).arg(backout());
+    command.args(["--format", "jsonl", "--dir"]).arg(bench.path("state")).args(words);
+    command.current_dir(bench.path("")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    ran(&command.output().unwrap())
+}
+
+#[test]
+fn services_of_the_machine_have_no_sockets_over_a_layer_and_its_secrets_no_content() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bench = world();
+    let program = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ntry:\n s.connect('/opt/x.sock'); s.send(b'evil')\nexcept OSError as e: open('a','w').write(type(e).__name__)\nfor _ in range(4000):\n  import time; time.sleep(.0005)\n  n=len(open('/etc/shadow').read())\n  if n: break\nopen('b','w').write(str(n))\n";
+    std::fs::write(bench.path("world/try.py"), program).unwrap();
+    let file = bench.sign("s", &plan("s", &json!({"argv": ["python3", "try.py"], "writes": ["a", "b"]})));
+    let prepare = "mount -t tmpfs none /opt; cp -a /etc /opt/etc; mount --bind /opt/etc /etc; echo root:secret > /etc/shadow; \
+                   python3 -c \"import socket; s=socket.socket(socket.AF_UNIX); s.bind('/opt/x.sock'); s.listen(); s.settimeout(9); s.accept()[0].recv(9) and open('/opt/got','w')\" 2>/dev/null & \
+                   while ! [ -S /opt/x.sock ]; do :; done";
+    let beside = "sleep 0.7; cp -a /etc/shadow /etc/shadow+; mv /etc/shadow+ /etc/shadow; sleep 2; if [ -e /opt/got ]; then touch got; fi";
+    let shown = with_own_mounts(&bench, prepare, beside, &["plan", "show", file.to_str().unwrap()]);
+    let preview = shown.value["steps"][0]["preview"].as_str().unwrap_or_else(|| panic!("{shown:?}"));
+    assert!(preview.contains("+ConnectionRefusedError") && preview.contains("+0"), "{shown:?}");
+    assert!(!bench.path("got").exists());
+}
+
+#[test]
+fn what_an_ordinary_user_makes_read_only_is_committed_and_undone() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bench = world();
+    let copy = bench.path("backout");
+    std::fs::copy(backout(), &copy).unwrap();
+    let give = || Command::new("chown").args(["-R", "54321:54321"]).arg(bench.path("")).status().unwrap();
+    let as_user = |words: &[&str]| {
+        assert!(give().success());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=54321", "--regid=54321", "--clear-groups"]).arg(&copy);
+        command.args(["--format", "jsonl", "--dir"]).arg(bench.path("state")).args(words);
+        command.current_dir(bench.path("")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        ran(&command.output().unwrap())
+    };
+    let lines: &[(&str, &[&str])] = &[
+        ("echo 2 > a; chmod 444 a; mkdir o; cp a o/x; chmod 555 o", &["a", "o"]),
+        ("chmod 755 o; echo 3 > o/y; chmod 444 o/y; chmod 555 o; exec 3< b", &["o"]),
+    ];
+    let file = bench.sign("s", &approved(session("s", lines)));
+    let gated = as_user(&["gate", file.to_str().unwrap()]);
+    let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}"));
+    let ran = as_user(&["run", manifest]);
+    assert_eq!((&ran.value["end"], read(&bench, "o/y").as_str()), (&json!("committed"), "3\n"), "{ran:?}");
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |name: &str| std::fs::metadata(bench.path("world").join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("a"), mode("o"), mode("o/y")), (0o444, 0o555, 0o444));
+    let undone = as_user(&["undo", "s"]);
+    assert_eq!((&undone.value["end"], mode("a")), (&json!("rolled_back"), 0o644), "{undone:?}");
+    assert!(!bench.path("world/o").exists());
 }

@@ -302,7 +302,7 @@ fn steps_that_a_replay_keeps_keep_their_changes_in_the_receipt() {
     let fails = json!({"id": "f", "uses": "command.run", "needs": ["w"], "with": {"argv": ["false"]}});
     let passes = json!({"id": "f", "uses": "command.run", "needs": ["w"], "with": {"argv": ["true"]}});
     let manifest = bench.gated("a", &plan("a", json!([write("x", "1\n"), fails])));
-    assert_eq!(bench.run(&["run", &manifest, "--on-failure", "hold"]).code, 4);
+    assert_eq!(bench.run(&["run", &manifest, "--on-failure", "hold"]).code, 8);
     let corrected = bench.sign("b", &plan("b", json!([write("x", "1\n"), passes])));
     let gated = bench.run(&["gate", "--replay", "a", corrected.to_str().unwrap()]);
     assert_eq!(gated.code, 0, "{gated:?}");

@@ -140,7 +140,11 @@ fn compare(cage: &Cage, line: &str) {
 
 fn commit(cage: &Cage, came: &Came, line: &str) {
     let world = cage.path("world");
-    let committed = Layer::read(&came.upper).unwrap().commit(&Root::open(&world).unwrap(), &tree(&world), "test");
+    let committed = Layer::read(&came.upper, &cage.path("world")).unwrap().commit(
+        &Root::open(&world).unwrap(),
+        &tree(&world),
+        "test",
+    );
     committed.unwrap_or_else(|error| panic!("{line}: {error}"));
 }
 
@@ -211,15 +215,15 @@ fn a_command_on_top_of_another_that_nobody_committed_does_what_it_does_afterward
         let root = Root::open(&cage.path("world")).unwrap();
         let first = cage.sh(pair[0]);
         let mut below = Below::new(&root);
-        let effects = Layer::read(&first.upper).unwrap().effects(&below).unwrap();
+        let effects = Layer::read(&first.upper, &cage.path("world")).unwrap().effects(&below).unwrap();
         below.lay(&effects);
         let second = cage.sh_on(pair[1], std::slice::from_ref(&first.upper));
         assert_eq!(second.code(), 0, "{line}: {second:?}");
-        let tried = Layer::read(&second.upper).unwrap().effects(&below);
+        let tried = Layer::read(&second.upper, &cage.path("world")).unwrap().effects(&below);
         let seen = below.scan(&[std::path::PathBuf::new()]).unwrap().content_digest();
         commit(&cage, &first, &line);
         assert_eq!(seen, tree(&cage.path("world")).content_digest(), "{line}");
-        let done = Layer::read(&second.upper).unwrap().effects(&Below::new(&root));
+        let done = Layer::read(&second.upper, &cage.path("world")).unwrap().effects(&Below::new(&root));
         // Refused before is refused afterwards, for the same reason.
         let told = |found: Result<Vec<Effect>, SnapshotError>| {
             found.map(|found| pins(&found)).map_err(|error| error.to_string())
@@ -256,7 +260,7 @@ fn a_file_with_other_names_is_not_split_from_them() {
     std::fs::hard_link(world.join("file"), world.join("other")).unwrap();
     let came = cage.sh("echo more >> file");
     let root = Root::open(&world).unwrap();
-    let found = Layer::read(&came.upper).unwrap().effects(&Below::new(&root));
+    let found = Layer::read(&came.upper, &cage.path("world")).unwrap().effects(&Below::new(&root));
     assert!(matches!(found, Err(SnapshotError::LinksLeaveScope { .. })), "{found:?}");
 }
 
@@ -267,7 +271,8 @@ fn a_change_that_came_meanwhile_keeps_the_whole_layer_from_being_committed() {
     let was = tree(&world);
     let came = cage.sh("echo a > a; echo b >> file");
     std::fs::write(world.join("file"), "somebody else\n").unwrap();
-    let committed = Layer::read(&came.upper).unwrap().commit(&Root::open(&world).unwrap(), &was, "test");
+    let committed =
+        Layer::read(&came.upper, &cage.path("world")).unwrap().commit(&Root::open(&world).unwrap(), &was, "test");
     assert!(matches!(committed, Err(SnapshotError::Meanwhile { .. })), "{committed:?}");
     assert!(!world.join("a").exists() && cage.still("world/file", "somebody else\n"));
 }

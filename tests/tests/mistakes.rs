@@ -194,3 +194,40 @@ fn a_persons_revoked_key_approves_nothing_more() {
     assert_eq!(bench.run(&["approve", &manifest, "--as", "walt"]).code, 0);
     assert_eq!(bench.run(&["run", &manifest]).code, 0);
 }
+
+#[test]
+fn a_name_that_nothing_has_stops_nothing_and_says_so() {
+    let bench = Bench::new();
+    for words in [["--kind", "comand"], ["--environment", "prodd"], ["--agent", "nosuchbot"]] {
+        let ran = bench.run(&["stop", words[0], words[1], "--reason", "r"]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        let title = ran.value["title"].as_str().unwrap();
+        assert!(title.contains("nothing was stopped") && title.contains(words[1]), "{ran:?}");
+    }
+    let ran = bench.run(&["incident", "start", "nosuch", "--reason", "r"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert_eq!(bench.run(&["stops"]).code, 0, "nothing stands");
+    assert_eq!(bench.run(&["stop", "--session", "later", "--reason", "a session that has not begun"]).code, 0);
+    // What is printed next can be typed.
+    assert_eq!(bench.run(&["stop", "--all", "--reason", "r"]).code, 0);
+}
+
+#[test]
+fn what_a_failed_step_said_can_be_read_afterwards_and_a_held_run_is_not_rolled_back() {
+    let bench = Bench::new();
+    let plan = |session: &str| {
+        json!({"session": session, "agent": "tester", "environment": "test", "intent": "fail", "steps": [
+        {"id": "c", "uses": "command.run", "with": {"argv": ["sh", "-c", "echo no such luck >&2; exit 9"], "writes": ["a"]}}]})
+    };
+    for (session, words, code) in [("r", &["run"][..], 4), ("h", &["run", "--on-failure", "hold"], 8)] {
+        let file = bench.sign(session, &plan(session));
+        let gated = bench.run(&["gate", file.to_str().unwrap()]);
+        let manifest = gated.value["manifest"].as_str().unwrap_or_else(|| panic!("{gated:?}"));
+        assert_eq!(bench.run(&["approve", manifest, "--as", "vera"]).code, 0);
+        let ran = bench.run(&[words, &[manifest]].concat());
+        assert_eq!(ran.code, code, "{ran:?}");
+        let shown = bench.run(&["show", session]);
+        assert!(shown.value["said"]["0"].as_str().unwrap_or_default().contains("no such luck"), "{shown:?}");
+        assert!(shown.value["reason"].as_str().unwrap_or_default().contains("exited with 9"), "{shown:?}");
+    }
+}

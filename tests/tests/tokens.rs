@@ -106,7 +106,7 @@ fn held(bench: &Bench, session: &str) -> Value {
     failing["needs"] = json!(["a"]);
     let plan = plan(session, json!([write("a", "a"), failing]));
     let manifest = bench.gated(session, &plan);
-    assert_eq!(bench.run(&["run", &manifest, "--on-failure", "hold"]).code, 4);
+    assert_eq!(bench.run(&["run", &manifest, "--on-failure", "hold"]).code, 8);
     plan
 }
 

@@ -55,6 +55,7 @@ struct Incident<'a> {
 }
 
 fn start(args: &StartArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
+    refuse_unknown(home, &args.session)?;
     // First the stop, which needs nothing; then the rest, each part for itself.
     let stopped = stop::session(home, &args.session, &args.reason)?;
     let id = ulid::Ulid::generate().to_string().to_lowercase();
@@ -77,6 +78,16 @@ fn start(args: &StartArgs, home: &Home, output: &Output) -> Result<ExitCode, Pro
     .map_err(|error| Problem::failure("cannot keep the incident", &error))?;
     output.result(&value, || incident.told(&plan));
     Ok(ExitCode::Done)
+}
+
+/// A session that the log does not know is a slip of the pen. Where the log cannot be read, everything is believed.
+fn refuse_unknown(home: &Home, session: &str) -> Result<(), Problem> {
+    let Ok(records) = home.journal().and_then(|journal| flow::records(&journal)) else { return Ok(()) };
+    if runs(&records).iter().any(|line| line.session == session) {
+        return Ok(());
+    }
+    let title = format!("no run of a session {session:?} is on record: nothing was stopped");
+    Err(Problem::usage(title, "backout status; backout stop --session NAME stops one that has not begun"))
 }
 
 impl Incident<'_> {

@@ -69,13 +69,23 @@ pub(crate) fn run(args: &RunArgs, home: &Home, output: &Output) -> Result<ExitCo
 pub(crate) fn tell(rested: &Rested, output: &Output) -> ExitCode {
     let subject = &rested.folded.subject;
     match &rested.receipt {
-        Some(receipt) => output.result(receipt, || super::show::receipt_text(receipt, output)),
+        Some(receipt) => output.result(receipt, || {
+            let next = match receipt.end {
+                schemas::End::RolledBack => {
+                    format!("next: backout show {} tells what failed and what it said\n", subject.session)
+                }
+                _ => String::new(),
+            };
+            super::show::receipt_text(receipt, output) + &next
+        }),
         None => {
             let reason = rested.folded.cause.as_ref().map_or("", |(_, reason)| reason.as_str());
             let value = serde_json::json!({"run": subject.run, "session": subject.session, "end": null, "state": "held", "reason": reason, "exit_code": rested.code.number()});
             output.result(&value, || {
                 let session = &subject.session;
-                format!("{} is held, and waits for a person: {reason}\nnext: backout show {session}\n      backout undo {session} puts everything back\n      backout recover --resume goes on, where nothing failed\n      backout gate PLAN --replay {session}, then backout replay {session} MANIFEST, goes on with a corrected plan\n", subject.run)
+                let can_go_on = matches!(rested.folded.cause, Some((executor::Cause::Stopped, _)) | None);
+                let go_on = if can_go_on { "      backout recover --resume goes on\n" } else { "" };
+                format!("{} is held, and waits for a person: {reason}\nnext: backout show {session}\n      backout undo {session} puts everything back\n{go_on}      backout gate PLAN --replay {session}, then backout replay {session} MANIFEST, goes on with a corrected plan\n", subject.run)
             });
         }
     }

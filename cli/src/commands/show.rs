@@ -1,8 +1,10 @@
 //! `backout show`: one run, step by step, with its receipt if it has ended.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use kernel::StepState;
-use schemas::{Document as _, End, Envelope, ExitCode, Receipt, Role, Statement, Verified};
+use schemas::{Document as _, End, Envelope, ExitCode, Receipt, Record, RecordBody, Role, Statement, Verified};
 
 use crate::commands::recover::find;
 use crate::flow;
@@ -25,10 +27,14 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
     let receipt = receipt.map(|digest| read_receipt(home, digest)).transpose()?;
     let steps: Vec<(String, StepState)> =
         folded.loaded.steps.iter().map(|step| (step.id.clone(), folded.run.state(step.ix))).collect();
+    let running = journal.live_writer().filter(|_| folded.run.ended().is_none());
+    let said = what_failed_steps_said(home, &flow::records(&journal)?, &line.run);
+    let reason = folded.cause.as_ref().map(|(_, reason)| reason.clone());
     let value = serde_json::json!({
         "run": line.run, "session": line.session, "plan": folded.loaded.plan, "manifest": folded.manifest,
         "steps": steps.iter().map(|(id, state)| serde_json::json!({"id": id, "state": state.as_str()})).collect::<Vec<_>>(),
         "receipt": receipt.as_ref().map(|receipt| &receipt.document().predicate),
+        "reason": reason, "running": running, "said": said,
     });
     output.result(&value, || {
         let mut out = format!(
@@ -48,11 +54,44 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
         out.push_str(&more(steps.len()));
         match &receipt {
             Some(receipt) => out.push_str(&receipt_text(&receipt.document().predicate, output)),
-            None => out.push_str("not ended\nnext: backout recover\n"),
+            None => {
+                out.push_str(&reason.map_or(String::new(), |reason| format!("  because {reason}\n")));
+                out.push_str(&match running {
+                    Some(pid) => format!(
+                        "running (process {pid})\nnext: backout stop --session {} --reason TEXT halts it\n",
+                        line.session
+                    ),
+                    None => "not ended\nnext: backout recover\n".to_owned(),
+                });
+            }
+        }
+        for (step, text) in &said {
+            out.push_str(&format!("{} said:\n", folded.loaded.steps.get(*step as usize).map_or("", |step| &step.id)));
+            text.lines().for_each(|line| out.push_str(&format!("  | {line}\n")));
         }
         out
     });
     Ok(ExitCode::Done)
+}
+
+/// Bytes of what a failed step said that a person is shown: the end of it.
+const SHOWN_OUTPUT: usize = 2_000;
+
+/// What steps that failed wrote last, as it was kept.
+fn what_failed_steps_said(home: &Home, records: &[Record], run: &str) -> BTreeMap<u32, String> {
+    let of_run = records.iter().filter(|record| record.subject.as_ref().is_some_and(|subject| subject.run == run));
+    let failed = of_run.filter_map(|record| match &record.fact {
+        RecordBody::ApplyReturned { step, done: false, output: Some(output), .. } => Some((*step, *output)),
+        _ => None,
+    });
+    let read = |(step, output): (u32, schemas::Digest)| {
+        let bytes = std::fs::read(home.path("outputs").join(output.hex())).ok()?;
+        // What was kept is what the record names, or it is nobody's word.
+        let is_it = schemas::Digest::of(&bytes) == output;
+        let end = bytes.get(bytes.len().saturating_sub(SHOWN_OUTPUT)..).unwrap_or_default();
+        is_it.then(|| (step, String::from_utf8_lossy(end).into_owned()))
+    };
+    failed.filter_map(read).collect()
 }
 
 /// Steps that a person is shown.

@@ -1,5 +1,7 @@
 //! `backout stop`, `stops` and `resume`: nothing that a stop covers starts or goes on until operators say so.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use schemas::{
@@ -77,6 +79,7 @@ pub(crate) fn stop(args: &StopArgs, home: &Home, output: &Output) -> Result<Exit
             "backout stop --all, or --session, --agent, --environment, --kind",
         ));
     }
+    refuse_unknown(&covers, home)?;
     // What is put back while the agent can still act may be done again: first it is held, then revoked.
     let then = match (args.then, args.revoke) {
         (ThenWord::Undo, false) => Then::Undo,
@@ -119,6 +122,29 @@ pub(crate) fn stop(args: &StopArgs, home: &Home, output: &Output) -> Result<Exit
         return undo_reached(home, &stop, output);
     }
     Ok(ExitCode::Done)
+}
+
+/// A name that nothing can have is a slip of the pen, which would let the real thing run on. Whatever cannot be read believes everything: a
+/// stop must work when nothing else does.
+fn refuse_unknown(covers: &Covers, home: &Home) -> Result<(), Problem> {
+    let among = |what: &str, name: &Option<String>, known: Vec<String>| match name {
+        Some(name) if !known.is_empty() && !known.contains(name) => {
+            let title = format!("nothing was stopped: there is no {what} {name:?}");
+            Err(Problem::usage(title, format!("one of {}; or backout stop --all", known.join(", "))))
+        }
+        _ => Ok(()),
+    };
+    let kinds = home.drivers().map(|drivers| drivers.iter().map(|driver| driver.name().to_owned()).collect());
+    among("kind", &covers.kind, kinds.unwrap_or_default())?;
+    let environments = home.site().map(|site| site.roots().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>());
+    among("environment", &covers.environment, environments.unwrap_or_default().into_iter().collect())?;
+    let trust = home.trust();
+    let agents: Vec<String> = trust.map_or(Vec::new(), |trust| {
+        let trust = trust.document();
+        let keys = trust.holders(&schemas::Role::Agent).iter().filter_map(|id| trust.key(*id));
+        keys.map(|key| key.owner.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    });
+    among("agent", &covers.agent, agents)
 }
 
 /// Writes a stop, and notes it where the journal is free: the runner that holds it notes there why it halted.

@@ -34,6 +34,20 @@ fn prefix(run: &str) -> String {
     format!("run-{run}-")
 }
 
+/// How folders begin that are of no use to anybody once the process is gone whose number follows.
+const OWN: &str = "backout-own-";
+
+/// The name of such a folder.
+pub(super) fn own_name() -> String {
+    format!("{OWN}{}-{}", std::process::id(), ulid::Ulid::generate())
+}
+
+/// Whether a folder is of a process that is gone.
+fn is_orphan(name: &str) -> bool {
+    let pid = name.strip_prefix(OWN).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+}
+
 /// What a command may reach.
 #[derive(Clone, Debug)]
 pub(crate) struct Reach {
@@ -237,22 +251,29 @@ impl Confinement {
         self.layers.join(format!("commit-{run}-{step}.json"))
     }
 
-    /// Removes what a dead process of `run` left, and what nobody has asked for in a long time.
+    /// Removes what a dead process of `run` left, what dead processes left of trials, and what nobody has asked for in a long time.
     pub(crate) fn clear(&self, run: &str) {
+        clear_orphans(&std::env::temp_dir());
         let each = [self.layers.clone(), self.elsewhere()];
         for entry in each.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().filter_map(Result::ok) {
             let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
             // What a commit was to leave is needed as long as its run is open.
             let is_note = entry.file_name().to_string_lossy().starts_with("commit-");
             let old = !is_note && age.is_some_and(|age| age > OLD);
-            if old || entry.file_name().to_string_lossy().starts_with(&prefix(run)) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if old || name.starts_with(&prefix(run)) || is_orphan(&name) {
                 remove(&entry.path());
             }
         }
     }
 
+    /// A folder for the layers of one trial.
+    pub(super) fn trial_bench(&self, roots: &[PathBuf]) -> Result<Bench, DriverError> {
+        Bench::new(&self.base(roots)?, &own_name())
+    }
+
     fn try_all(&self) -> Result<(), DriverError> {
-        let bench = self.bench(&[], "try")?;
+        let bench = self.trial_bench(&[])?;
         let root = Bench::new(bench.path(), "root")?;
         let opened = snapshots::Root::open(root.path()).map_err(snapshot_failed)?;
         let view = View::Layers(vec![layer(bench.path(), 0, root.path(), &Below::new(&opened), Vec::new())?]);
@@ -268,7 +289,8 @@ impl Confinement {
             run: "try",
             cancel: &Cancel::default(),
             ground: Ground::Walled(self, &reach),
-        })?;
+        })
+        .map_err(with_what_it_said)?;
         let written = upper(bench.path(), 0).join("file");
         match std::fs::read(&written).is_ok_and(|bytes| bytes == b"tried\n") && !root.path().join("file").exists() {
             true => Ok(()),
@@ -297,6 +319,26 @@ impl Confinement {
             limits: Limits { cpu_s: (program.timeout_ms / 1000 + 1) * 8, ..Limits::default() },
         };
         self.launcher.start(&wanted, program.stdin)
+    }
+}
+
+fn with_what_it_said(error: DriverError) -> DriverError {
+    match error {
+        DriverError::Exit { message, output } => {
+            DriverError::Tool(format!("{message}: {}", String::from_utf8_lossy(&output.captured).trim()))
+        }
+        other => other,
+    }
+}
+
+/// Removes folders of ours in a folder of everybody's, where the process that made them is gone.
+fn clear_orphans(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let own = rustix::process::geteuid().as_raw();
+    for entry in entries.filter_map(Result::ok).filter(|entry| is_orphan(&entry.file_name().to_string_lossy())) {
+        if entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == own) {
+            remove(&entry.path());
+        }
     }
 }
 

@@ -29,6 +29,15 @@ pub(super) struct Tried {
     output: Output,
 }
 
+/// For whom a step is run over layers.
+#[derive(Clone, Copy)]
+pub(super) struct Occasion<'a> {
+    pub(super) run: &'a str,
+    pub(super) cancel: &'a Cancel,
+    /// Whether nothing of it is committed by this process: then nobody has a use for it when the process is gone.
+    pub(super) is_trial: bool,
+}
+
 /// What a layer changes of one root.
 pub(super) struct Touched {
     pub(super) root: PathBuf,
@@ -48,16 +57,16 @@ impl Command {
         &self,
         step: &StepSpec,
         params: &Run,
-        (run, cancel): (&str, &Cancel),
+        occasion: Occasion<'_>,
         under: &[&Draft],
     ) -> Result<Tried, DriverError> {
-        let failed = match self.over_layers(step, params, (run, cancel), under, false) {
+        let failed = match self.over_layers(step, params, occasion, under, false) {
             Err(DriverError::Exit { message, output }) if output.tried.is_empty() && speaks_of_walls(&output) => {
                 DriverError::Exit { message, output }
             }
             other => return other,
         };
-        match self.over_layers(step, params, (run, cancel), under, true) {
+        match self.over_layers(step, params, occasion, under, true) {
             Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
                 Err(DriverError::Exit { message, output })
             }
@@ -69,7 +78,7 @@ impl Command {
         &self,
         step: &StepSpec,
         params: &Run,
-        (run, cancel): (&str, &Cancel),
+        occasion: Occasion<'_>,
         under: &[&Draft],
         told: bool,
     ) -> Result<Tried, DriverError> {
@@ -77,7 +86,8 @@ impl Command {
         let cwd = cwd_of(params, &step.facts).map_err(DriverError::Refused)?;
         let roots = roots_of(step, &cwd)?;
         refuse_mounts(&roots)?;
-        let bench = confinement.bench(&roots, run)?;
+        let Occasion { run, cancel, is_trial } = occasion;
+        let bench = if is_trial { confinement.trial_bench(&roots)? } else { confinement.bench(&roots, run)? };
         let layers = roots.iter().enumerate().map(|(number, root)| {
             let uppers = under.iter().rev().filter_map(|draft| draft.upper(root)).collect();
             layer(bench.path(), number, root, &below(&Root::open(root).map_err(snapshot_failed)?, under), uppers)
@@ -136,7 +146,10 @@ impl Command {
     ) -> Result<Output, DriverError> {
         let tried = match params.commit {
             Some(Commit::Approved) => self.kept(step, params, &scope.run)?,
-            Some(Commit::Rerun) | None => self.in_layers(step, params, (&scope.run, &scope.cancel), &[])?,
+            Some(Commit::Rerun) | None => {
+                let occasion = Occasion { run: &scope.run, cancel: &scope.cancel, is_trial: false };
+                self.in_layers(step, params, occasion, &[])?
+            }
         };
         let failed = |error: DriverError, output: &Output| DriverError::Exit {
             message: crate::file::kernel_detail(&error),
@@ -144,7 +157,7 @@ impl Command {
         };
         let touched = touched(&tried, &[]).map_err(|error| failed(error, &tried.output))?;
         refuse_undeclared(step, &touched).map_err(|error| failed(error, &tried.output))?;
-        refuse_other(step, &touched).map_err(|error| failed(error, &tried.output))?;
+        refuse_other(step, params, &touched).map_err(|error| failed(error, &tried.output))?;
         words::look_where_they_lead(step, params)?;
         if scope.cancel.is_cancelled() {
             return Err(DriverError::Stopped { output: tried.output });
@@ -235,7 +248,7 @@ pub(super) fn below<'a>(root: &'a Root, under: &[&Draft]) -> Below<'a> {
 /// What the layers change, on top of what was tried out before.
 pub(super) fn touched(tried: &Tried, under: &[&Draft]) -> Result<Vec<Touched>, DriverError> {
     let one = |(number, root): (usize, &PathBuf)| {
-        let layer = Layer::read(&upper(tried.bench.path(), number)).map_err(snapshot_failed)?;
+        let layer = Layer::read(&upper(tried.bench.path(), number), root).map_err(snapshot_failed)?;
         let opened = Root::open(root).map_err(snapshot_failed)?;
         let effects = layer.effects(&below(&opened, under)).map_err(snapshot_failed)?;
         if let Some(effect) = effects.iter().find(|effect| effect.path.to_str().is_none()) {
@@ -298,7 +311,7 @@ pub(super) fn refuse_undeclared(step: &StepSpec, touched: &[Touched]) -> Result<
 }
 
 /// What it does now must be what was assessed, or within what the plan expects of it.
-fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError> {
+fn refuse_other(step: &StepSpec, params: &Run, touched: &[Touched]) -> Result<(), DriverError> {
     let Some(wanted) = pinned(step) else { return Ok(()) };
     if digest_of(touched).hex() == wanted {
         return Ok(());
@@ -308,7 +321,9 @@ fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError>
     };
     let (created, updated, deleted) =
         (count(ChangeKind::Created), count(ChangeKind::Updated), count(ChangeKind::Deleted));
-    if let Some(expect) = step.expect.as_ref().filter(|expect| expect.says_something()) {
+    // What was approved as it is has no bounds.
+    let may_differ = params.commit != Some(Commit::Approved);
+    if let Some(expect) = step.expect.as_ref().filter(|expect| may_differ && expect.says_something()) {
         // Of what the plan says nothing there must be as many as when it was assessed.
         let known = |at: usize| -> Option<u64> {
             let counts = step.pinned.iter().find_map(|pin| pin.strip_prefix(COUNTED))?;
@@ -321,9 +336,11 @@ fn refuse_other(step: &StepSpec, touched: &[Touched]) -> Result<(), DriverError>
             return Ok(());
         }
     }
+    let names = touched.iter().flat_map(|part| part.effects.iter().map(|effect| part.resource(effect).to_string()));
+    let told = names.take(TOLD).collect::<Vec<_>>().join(", ");
     let text = format!(
-        "it does something else than when it was assessed ({created} created, {updated} updated, {deleted} deleted now): commit: approved \
-         takes what was assessed, expect says how many changes of each kind are all right"
+        "it does something else than when it was assessed ({created} created, {updated} updated, {deleted} deleted now, in names or contents: \
+         {told}): commit: approved takes what was assessed, expect says how many changes of each kind are all right"
     );
     Err(DriverError::Stale(text))
 }

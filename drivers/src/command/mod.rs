@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::{
-    AfterImage, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Left, Lowered, Output,
+    AfterImage, Ahead, BeforeImage, CheckOutcome, Claim, Conflict, Driver, DriverError, Facts, Kind, Lowered, Output,
     Scope, SideCommand, Sighting, StepSpec, Token, TriedOut, UndoError,
 };
 use schemas::{Change, ChangeKind, Check, Confidence, Finding, PlanStep, Resource, StepAssessment, schema_of_type};
@@ -33,7 +33,7 @@ use snapshots::{Entry, Root, SnapshotRef, Store, Tree, restore, scan};
 use self::beside::{Beside, SIDE_TIMEOUT_MS, digest_of};
 pub use self::confine::Confinement;
 use self::confine::Reach;
-use self::params::{Run, Succeeds};
+use self::params::{Commit, Run, Succeeds};
 use self::process::{Ground, Program};
 use crate::file::kernel_detail;
 use crate::folders::{FolderTimes, are_back, clear_leftovers, put_back, times_around};
@@ -165,7 +165,8 @@ impl Command {
                 }
                 // Whoever came back from the step knows that it announced nothing. Nobody else can tell that from a note that is gone: what
                 // differs then is somebody's, and not known whose.
-                (None, None) => {
+                // One that announced nothing says as little: whatever differs is not its own, if the note is.
+                _ if claim.is_none() && announced.as_ref().is_none_or(BTreeMap::is_empty) => {
                     seen.committed = Some(false);
                     compared.iter().for_each(|part| part.note(&mut seen, Some(i64::MIN), None));
                     return Ok(seen);
@@ -220,8 +221,15 @@ impl Seen {
             return self.with_after(|after, changes| Sighting::Present { after, changes });
         }
         if !self.observable {
-            let detail = "nothing shows whether the command had its effect: look, then declare present or a capture";
-            return Sighting::Unclear { detail: detail.to_owned() };
+            let changed: Vec<&str> = self.changes.iter().take(5).map(|change| change.resource.as_str()).collect();
+            let changed = match changed.as_slice() {
+                [] => "nothing of what it declares is changed".to_owned(),
+                some => format!("changed since: {}", some.join(", ")),
+            };
+            let detail = format!(
+                "nothing shows whether the command had all of its effect ({changed}): it declared neither present nor a capture"
+            );
+            return Sighting::Unclear { detail };
         }
         if !differs {
             return Sighting::Absent;
@@ -385,6 +393,11 @@ impl Driver for Command {
         let seen = read_only || planned.is_some();
         let planned = planned.unwrap_or_default();
         let unseen = lower::can_be_tried(&params, step.undo.is_some(), &step.facts);
+        if unseen && params.commit == Some(Commit::Approved) {
+            let text = "what earlier steps leave is not known, so that it could not be tried out and there is nothing to commit as it was \
+                        approved: commit: rerun";
+            return Err(DriverError::Refused(text.to_owned()));
+        }
         let class = planned.class(if unseen { trial::class_of_unseen(step) } else { step.lowered.class });
         Ok(StepAssessment {
             fingerprints,
@@ -397,14 +410,14 @@ impl Driver for Command {
         })
     }
 
-    fn try_out(&self, step: &StepSpec, before: &[Left]) -> Result<Option<TriedOut>, DriverError> {
+    fn try_out(&self, step: &StepSpec, ahead: &Ahead<'_>) -> Result<Option<TriedOut>, DriverError> {
         let params: Run = step.params()?;
         if !lower::can_be_tried(&params, step.undo.is_some(), &step.facts) {
             return Ok(None);
         }
         words::look_where_they_lead(step, &params)?;
         crate::reach::refuse_repository(step)?;
-        self.try_on(step, &params, before)
+        self.try_on(step, &params, ahead)
     }
 
     fn prepare(&self, step: &StepSpec, scope: &Scope) -> Result<BeforeImage, DriverError> {

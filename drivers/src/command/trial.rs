@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kernel::{Cancel, DriverError, Leaves, Left, StepSpec, TriedOut};
+use kernel::{Ahead, Cancel, DriverError, Leaves, StepSpec, TriedOut};
 use schemas::{ChangeKind, Class, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
-use snapshots::{Effect, Entry, Hash, Node, Root};
+use snapshots::{Effect, Entry, Hash, Layer, Node, Root};
 
 use super::confine::{Bench, upper};
 use super::contained::{
-    EFFECTS, TOLD, Touched, Tried, below, counted, digest_of, kind, name_of, refuse_undeclared, touched,
+    EFFECTS, Occasion, TOLD, Touched, Tried, below, counted, digest_of, kind, name_of, refuse_undeclared, touched,
 };
 use super::params::{Commit, Run};
 use super::{Command, declared};
@@ -34,8 +34,20 @@ pub(super) struct Draft {
     roots: Vec<PathBuf>,
     /// What it changes, by root.
     parts: BTreeMap<PathBuf, Vec<Effect>>,
-    /// Whether it may do something else when it runs.
-    is_loose: bool,
+    /// What it declares to write, where it may do something else when it runs.
+    loose: Vec<Resource>,
+    /// Where its layers are kept until the run takes them. They go there when nothing lies on them any more: two gates of one plan know the
+    /// same place.
+    kept: Option<PathBuf>,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let Some(kept) = self.kept.take() else { return };
+        super::confine::remove(&kept);
+        // Where that fails the run finds nothing to take, and says so.
+        let _ = self.bench.keep_as(kept);
+    }
 }
 
 impl Draft {
@@ -63,28 +75,50 @@ impl Command {
         &self,
         step: &StepSpec,
         params: &Run,
-        before: &[Left],
+        ahead: &Ahead<'_>,
     ) -> Result<Option<TriedOut>, DriverError> {
-        let under: Vec<&Draft> = before.iter().filter_map(|left| left.downcast_ref()).collect();
+        let under: Vec<&Draft> = ahead.left.iter().filter_map(|left| left.downcast_ref()).collect();
         if under.len() > HIGHEST {
             return Ok(None);
+        }
+        if params.commit == Some(Commit::Approved) {
+            refuse_unsure(ahead.unseen, &under)?;
         }
         // Layers that nobody asked for in a long time, and those of dead trials.
         self.confined()?.clear("none");
         let (mut fingerprints, whole) = look(step, &under)?;
-        if under.iter().any(|draft| draft.is_loose) {
-            fingerprints.clear();
+        // What a step before may leave otherwise cannot be told; everything else can.
+        let loose: Vec<String> =
+            under.iter().flat_map(|draft| &draft.loose).map(|write| write.path().to_owned()).collect();
+        let touches = |uri: &str| {
+            let path = Path::new(uri.trim_start_matches("file:"));
+            loose.iter().any(|write| path.starts_with(write) || Path::new(write).starts_with(path))
+        };
+        for (_, print) in fingerprints.iter_mut().filter(|(uri, _)| touches(uri)) {
+            *print = schemas::UNSEEN.to_owned();
         }
         let unseen = StepAssessment::unseen(&step.id, step.lowered.class, step.lowered.way_back.clone());
         let runs = format!("runs {} in {}", step.lowered.argv.join(" "), step.lowered.cwd.as_deref().unwrap_or("/"));
-        let unseen = StepAssessment { fingerprints, notes: vec![runs], ..unseen };
+        let mut unseen = StepAssessment { fingerprints, notes: vec![runs], ..unseen };
+        if !ahead.unseen.is_empty() {
+            let ids = ahead.unseen.join(", ");
+            unseen
+                .notes
+                .push(format!("needs {ids}, of which nobody saw what it leaves: when it runs it does this or nothing"));
+        }
         let run = format!("run-{}", ulid::Ulid::generate().to_string().to_lowercase());
-        let tried = match self.in_layers(step, params, (&run, &Cancel::default()), &under) {
+        let cancel = Cancel::default();
+        let occasion = Occasion { run: &run, cancel: &cancel, is_trial: true };
+        let tried = match self.in_layers(step, params, occasion, &under) {
             Ok(tried) => tried,
             Err(DriverError::Exit { message, output }) if !output.tried.is_empty() => {
-                return Err(DriverError::Refused(format!(
-                    "{message}; declare what it needs (writes, network), or contain: none"
-                )));
+                let reaches = output.tried.iter().any(|call| call.starts_with("socket("));
+                let what = if reaches {
+                    "network: true declares it"
+                } else {
+                    "what lies outside the roots no step may change"
+                };
+                return Err(DriverError::Refused(format!("{message}; {what}")));
             }
             Err(DriverError::Exit { message, output }) => {
                 let assessment = failed(step, unseen, &message, &output)?;
@@ -116,22 +150,39 @@ impl Command {
         assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
         let digest = digest_of(&touched);
         assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex()), counted(&touched)];
-        let mut bench = tried.bench;
-        let takes_layer = params.commit == Some(Commit::Approved);
-        if takes_layer {
-            let kept = self.confined()?.kept(&tried.roots, &name_of(step, &digest.hex()))?;
-            super::confine::remove(&kept);
-            bench.keep_as(kept)?;
+        for (number, part) in touched.iter().enumerate() {
+            Layer::drop_copies(&upper(tried.bench.path(), number), &part.effects).map_err(snapshot_failed)?;
         }
+        let takes_layer = params.commit == Some(Commit::Approved);
+        let kept = match takes_layer {
+            true => Some(self.confined()?.kept(&tried.roots, &name_of(step, &digest.hex()))?),
+            false => None,
+        };
         let is_loose = !takes_layer && step.expect.as_ref().is_some_and(Expectation::says_something);
+        let loose = if is_loose { step.lowered.writes.clone() } else { Vec::new() };
         let parts = touched.into_iter().map(|part| (part.root, part.effects)).collect();
+        let draft = Draft { id: step.id.clone(), bench: tried.bench, roots: tried.roots, parts, loose, kept };
         // One that may do something else than nothing has to be known to those after it.
         let leaves = match assessed.changes.is_empty() && !is_loose {
             true => Leaves::AsItWas,
-            false => Leaves::Draft(Arc::new(Draft { id: step.id.clone(), bench, roots: tried.roots, parts, is_loose })),
+            false => Leaves::Draft(Arc::new(draft)),
         };
         Ok(TriedOut { assessment: assessed, leaves })
     }
+}
+
+/// What is committed as it was seen must have been seen on what will be there.
+fn refuse_unsure(unseen: &[String], under: &[&Draft]) -> Result<(), DriverError> {
+    let loose = under.iter().filter(|draft| !draft.loose.is_empty()).map(|draft| draft.id.clone());
+    let unsure: Vec<String> = unseen.iter().cloned().chain(loose).collect();
+    if unsure.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "commit: approved takes what was seen, and what {} will leave may be something else: commit: rerun, or approved there as well",
+        unsure.join(", ")
+    );
+    Err(DriverError::Refused(text))
 }
 
 fn on_top(under: &[&Draft]) -> String {

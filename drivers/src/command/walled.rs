@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,17 @@ const LAST_WORD: Duration = Duration::from_secs(10);
 /// Runs it to its end, to its timeout, or until somebody stops it.
 pub(super) fn run(program: &Program<'_>, confinement: &Confinement, reach: &Reach) -> Result<Output, DriverError> {
     let name = program.argv.first().cloned().unwrap_or_default();
-    let (scratch, env) = scratch(program, confinement, reach)?;
+    let (scratch, mut env) = (scratch(reach)?, program.environment());
+    let folder = scratch.as_ref().map_or(Path::new(""), Bench::path);
+    if scratch.is_some() {
+        env.insert("TMPDIR".to_owned(), folder.display().to_string());
+    }
+    let env = env.into_iter().collect();
     let failed = |doing: &str| {
         let doing = format!("{doing} {name}");
         move |error: std::io::Error| DriverError::io(doing, error)
     };
-    let started = confinement.start(program, reach, env, scratch.path()).map_err(failed("cannot start"))?;
+    let started = confinement.start(program, reach, env, folder).map_err(failed("cannot start"))?;
     let mut watched = Watched::new(started, program).map_err(failed("cannot watch"))?;
     let (ending, report) = watched.attend().map_err(failed("cannot watch"))?;
     let ended = match report {
@@ -70,25 +76,12 @@ pub(super) fn speaks_of_walls(output: &Output) -> bool {
     ["Permission denied", "Read-only file system", "EROFS", "EACCES"].iter().any(|words| said.contains(words))
 }
 
-/// The folder on which the view is built, or which is the program's temporary folder; and its environment.
-fn scratch(
-    program: &Program<'_>,
-    confinement: &Confinement,
-    reach: &Reach,
-) -> Result<(Bench, Vec<(String, String)>), DriverError> {
-    let mut env = program.environment();
-    let bench = match &reach.view {
-        View::Layers(layers) => {
-            let roots: Vec<_> = layers.iter().map(|layer| layer.at.clone()).collect();
-            confinement.bench(&roots, program.run)?
-        }
-        View::Bare | View::Machine => {
-            let bench = Bench::new(&std::env::temp_dir(), &format!("backout-{}", ulid::Ulid::generate()))?;
-            env.insert("TMPDIR".to_owned(), bench.path().display().to_string());
-            bench
-        }
-    };
-    Ok((bench, env.into_iter().collect()))
+/// On the machine, a temporary folder of the program's own: over layers it has one that nobody else sees.
+fn scratch(reach: &Reach) -> Result<Option<Bench>, DriverError> {
+    match &reach.view {
+        View::Layers(_) => Ok(None),
+        View::Bare | View::Machine => Bench::new(&std::env::temp_dir(), &super::confine::own_name()).map(Some),
+    }
 }
 
 struct Watched<'a> {

@@ -145,7 +145,7 @@ impl Stage<'_> {
         self.title("5. replay from last-known-good: the corrected plan goes on from the last verified step");
         let manifest = self.gate("resize", &plans::resize("resize", "search=maybe"))?;
         self.approve(&manifest)?;
-        let held = self.expect(&["run", &manifest, "--on-failure", "hold"], 4)?;
+        let held = self.expect(&["run", &manifest, "--on-failure", "hold"], 8)?;
         self.say(&format!("   held: {}", held.value.get("reason").and_then(Value::as_str).unwrap_or("")));
         let manifest = self.gate_with("resize", &plans::resize("resize", "search=on"), &["--replay", "resize"])?;
         self.approve(&manifest)?;
