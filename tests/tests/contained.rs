@@ -638,3 +638,20 @@ fn what_an_ordinary_user_makes_read_only_is_committed_and_undone() {
     assert_eq!((&undone.value["end"], mode("a")), (&json!("rolled_back"), 0o644), "{undone:?}");
     assert!(!bench.path("world/o").exists());
 }
+
+#[test]
+fn gates_of_one_plan_do_not_take_each_others_layers_away() {
+    let bench = world();
+    let lines: &[(&str, &[&str])] =
+        &[("mkdir n; echo 1 > n/x", &["n"]), ("sleep 1; [ -e n/x ] && echo good > b || echo bad > b", &["b"])];
+    let file = bench.sign("s", &approved(session("s", lines)));
+    let start = || bench.command(&["gate", file.to_str().unwrap()]).spawn().unwrap();
+    let gates: Vec<_> = (0..3).map(|_| start()).collect();
+    let gated: Vec<Ran> = gates.into_iter().map(|gate| ran(&gate.wait_with_output().unwrap())).collect();
+    // One that finds the log busy says so; what is decided is decided on what is there.
+    let manifest = gated.iter().find_map(|ran| ran.value["manifest"].as_str()).unwrap_or_else(|| panic!("{gated:?}"));
+    let shown = bench.run(&["plan", "show", file.to_str().unwrap()]);
+    assert!(shown.value["steps"][1]["preview"].as_str().unwrap().contains("+good"), "{shown:?}");
+    let ran = bench.run(&["run", manifest]);
+    assert_eq!((&ran.value["end"], read(&bench, "b").as_str()), (&json!("committed"), "good\n"), "{ran:?}");
+}

@@ -137,8 +137,8 @@ fn revoked_is_what_a_probe_finds_refused() {
     assert!(good.exists());
     site(&bench, &credential("never", &["true"], &bench.path("missing")));
     assert_eq!(bench.run(&["stop", "--agent", "tester", "--reason", "test", "--revoke"]).code, 1);
-    // An agent that the site does not name has no credentials here.
-    let other = bench.run(&["stop", "--agent", "nobody", "--reason", "test", "--revoke"]);
+    // An agent of whom the site names no credentials has none here.
+    let other = bench.run(&["stop", "--agent", "deploy-bot", "--reason", "test", "--revoke"]);
     assert_eq!((other.code, other.value["revoked"].as_array().map(Vec::len)), (0, Some(0)), "{other:?}");
 }
 

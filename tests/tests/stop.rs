@@ -92,6 +92,8 @@ fn a_stop_may_say_that_everything_is_put_back() {
 #[test]
 fn a_stop_covers_what_it_names_and_nothing_else() {
     let bench = Bench::new();
+    let root = bench.path("world").canonicalize().unwrap();
+    bench.site(&format!("[environments.test]\nroots = [{root:?}]\n[environments.prod]\nroots = [{root:?}]\n"));
     for (words, stopped) in [
         (["--session", "s"], true),
         (["--session", "t"], false),
@@ -116,6 +118,9 @@ fn a_stop_of_everything_is_lifted_by_two_operators_and_by_nobody_else() {
         assert_eq!(bench.run(&["key", "new", name, "--owner", owner, "--role", "operator"]).code, 0);
     }
     let stopped = stop(&bench, &["--all"]);
+    let file = bench.sign("g", &quick("g", "x"));
+    let gated = bench.run(&["gate", file.to_str().unwrap()]);
+    assert_eq!((gated.code, &gated.value["stopped"][0]), (0, &serde_json::json!(id(&stopped))), "{gated:?}");
     let resume = |names: &[&str]| {
         let keys = names.iter().flat_map(|name| ["--as", name]);
         bench.run(&[&["resume", id(&stopped), "--reason", "r"][..], &keys.collect::<Vec<_>>()].concat()).code

@@ -34,7 +34,24 @@ struct Issued<'a> {
     follows: Option<&'a crate::lineage::Lineage>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     shadow: &'a [String],
+    /// Stops that keep it from running.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stopped: Vec<String>,
     decisions: &'a [schemas::Decision],
+}
+
+/// The stops that cover a plan, by what is known of it here. What cannot be read is told when it is to run.
+fn stopped_by(home: &Home, manifest: &schemas::Manifest) -> Vec<String> {
+    let subject = schemas::RunSubject {
+        run: String::new(),
+        session: manifest.session.clone(),
+        agent: manifest.requester.clone(),
+        environment: manifest.environment.clone(),
+    };
+    let standing = home.trust().map(|trust| crate::stops::standing(&home.path(crate::stops::FOLDER), trust.document()));
+    let standing = standing.unwrap_or_else(|_| Ok(Vec::new())).unwrap_or_default();
+    let covers = standing.into_iter().map(|it| it.stop).filter(|stop| stop.covers.covers(&subject, std::iter::empty()));
+    covers.map(|stop| stop.id).collect()
 }
 
 pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
@@ -51,6 +68,7 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         blast: &gated.decisions.blast,
         follows: gated.lineage.as_ref(),
         shadow: &gated.shadow,
+        stopped: stopped_by(home, manifest),
         decisions: if gated.decisions.steps.len() <= 1_000 { &gated.decisions.steps } else { &[] },
     };
     output.result(&issued, || {
@@ -74,6 +92,9 @@ pub(crate) fn run(args: &GateArgs, home: &Home, output: &Output) -> Result<ExitC
         out.push_str(&gated.decisions.blast.line());
         out.push('\n');
         gated.shadow.iter().for_each(|line| out.push_str(&format!("the shadow bundle decides otherwise: {line}\n")));
+        issued.stopped.iter().for_each(|id| {
+            out.push_str(&format!("stopped: nothing of it runs before {id} is lifted (backout stops)\n"))
+        });
         let short = gated.digest.short();
         out.push_str(&match manifest.approvals.people {
             0 => match &args.replay {

@@ -147,6 +147,10 @@ pub(crate) fn receipt_text(receipt: &Receipt, output: &Output) -> String {
             let line = change_line(change.change, &change.resource, change.rows);
             out.push_str(&format!("  {:<14} {line}", ""));
         }
+        let hidden = count.saturating_sub(SHOWN_CHANGES as u64);
+        if hidden > 0 {
+            out.push_str(&format!("  {:<14}   … and {hidden} more: --format json has them\n", ""));
+        }
         if let Some(left) = &step.left {
             out.push_str(&format!("  {:<14} -> {left}\n", ""));
         }
