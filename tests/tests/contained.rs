@@ -317,6 +317,10 @@ fn names_links_and_roots_are_what_they_seem() {
     }
     let ran = bench.run(&["run", manifest]);
     assert_ne!(ran.value["end"], "committed", "{ran:?}");
+    // What it may have done is named, and a look whether it could be undone does not promise it.
+    assert!(bench.run(&["show", "q"]).value.to_string().contains("world/a"), "{ran:?}");
+    let looked = bench.run(&["undo", "q", "--dry-run"]);
+    assert_eq!((looked.code, &looked.value["no_way_back"]), (10, &json!(["c"])), "{looked:?}");
     let records = bench.command(&["log", "q"]).output().unwrap();
     let records = String::from_utf8_lossy(&records.stdout).into_owned();
     assert!(records.contains(&format!("open({})", elsewhere.canonicalize().unwrap().display())), "{records}");

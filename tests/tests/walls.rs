@@ -328,6 +328,8 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("echo y > /dev/fd/../../..{}/file", "open({}/file)"),
     ("exec 3< {}; echo y > /proc/self/fd/3/file", "open({}/file)"),
     ("ln -s {} l; echo y > l/file; rm l", "open({}/file)"),
+    ("export HOME=/; echo y > {}/file", "open({}/file)"),
+    ("python3 -c \"open(b'{}/n' + bytes([255]), 'w')\"", "open({}/n\u{fffd})"),
     ("rm -f {}/file", "unlink({}/file)"),
     ("mv {}/file {}/gone", "rename({}/file)"),
     ("cp file f && mv f {}/file", "rename({}/file)"),

@@ -3,7 +3,7 @@
 use clap::Args;
 use executor::Conductor;
 use kernel::StepIx;
-use schemas::{ExitCode, RecordBody, UndoReason};
+use schemas::{Effectiveness, ExitCode, RecordBody, UndoReason};
 
 use crate::commands::recover::find;
 use crate::commands::run::{default_jobs, slots, tell};
@@ -48,12 +48,22 @@ pub(crate) fn run(args: &UndoArgs, home: &Home, output: &Output) -> Result<ExitC
         return Err(Problem::findings(ExitCode::Stale, title, changed, next));
     }
     if args.dry_run {
-        let names: Vec<&str> =
-            live.iter().filter_map(|ix| folded.loaded.steps.get(ix.at())).map(|s| s.id.as_str()).collect();
-        output.result(&serde_json::json!({"run": line.run, "would_undo": names}), || {
-            format!("{} steps would be put back: {}\nnothing was done\n", names.len(), names.join(", "))
+        let assessed: Vec<&schemas::StepAssessment> =
+            live.iter().filter_map(|ix| folded.loaded.assessed.get(ix.at())).collect();
+        let names = |has_way: bool| -> Vec<&str> {
+            let has = |it: &&&schemas::StepAssessment| (it.way_back.effectiveness != Effectiveness::None) == has_way;
+            assessed.iter().filter(has).map(|it| it.id.as_str()).collect()
+        };
+        let (back, stays) = (names(true), names(false));
+        output.result(&serde_json::json!({"run": line.run, "would_undo": back, "no_way_back": stays}), || {
+            let none = if stays.is_empty() {
+                String::new()
+            } else {
+                format!("no way back is known for {}: the run would be stuck there\n", stays.join(", "))
+            };
+            format!("{} steps would be put back: {}\n{none}nothing was done\n", back.len(), back.join(", "))
         });
-        return Ok(ExitCode::Done);
+        return Ok(if stays.is_empty() { ExitCode::Done } else { ExitCode::Stuck });
     }
     let slots = slots(default_jobs());
     let mut conductor = Conductor::new(folded, slots);
