@@ -30,6 +30,11 @@ impl<'a> Progress<'a> {
     /// A fact that is durable.
     pub(crate) fn fact(&mut self, fact: &RecordBody) {
         self.output.event("record", &serde_json::json!({"run": self.run, "fact": fact}));
+        if let RecordBody::Halted { cause, timed_out: false } = fact {
+            self.output.note(&format!(
+                "{cause}: nothing new starts; what runs has 4 seconds to end, and a second signal ends it at once"
+            ));
+        }
         let Some(bar) = &self.bar else { return };
         match fact {
             RecordBody::ApplyStarted { id, .. } => bar.set_message(id.clone()),
