@@ -109,6 +109,9 @@ enum Ruling {
     ReferBut { argument: u8, values: &'static [u32] },
 }
 
+/// The terms of every known reader: its filter is put on before it is known which program it will be.
+pub(crate) const OF_READERS: Terms = Terms { network: true, tells_writes: true };
+
 /// What a filter lets a program do, and what is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {

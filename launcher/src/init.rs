@@ -50,17 +50,17 @@ pub(crate) fn run(launch: Launch<'_>) -> ! {
     let begun = begin(reach, ready);
     let floors = Floors::of(wanted);
     let built = begun.and_then(|()| crate::view::build(wanted));
-    finish(built.and_then(|proc| start(wanted, streams, proc)), control, &floors, reach)
+    finish(built.and_then(|proc| start(wanted, streams, proc, None)), control, &floors, reach)
 }
 
 /// Waits for a request, with everything done that does not depend on it.
 pub(crate) fn stand_by(requests: &OwnedFd, ready: Option<File>, usual: Usual) -> ! {
     let reach = if usual == Usual::Bare { Reach::Descendants } else { Reach::Namespace };
     let begun = begin(reach, ready);
-    let base = match (usual, begun) {
-        (Usual::Layers, Ok(())) => crate::view::base().map(Some),
-        (_, begun) => begun.map(|()| None),
-    };
+    let ready = begun.and_then(|()| match usual {
+        Usual::Layers => crate::view::base().map(Ready::View),
+        Usual::Bare => wear_filter().map(Ready::Filter),
+    });
     let request = loop {
         match receive(requests) {
             Ok(Some((parts, _))) => break Request::of(parts),
@@ -77,12 +77,26 @@ pub(crate) fn stand_by(requests: &OwnedFd, ready: Option<File>, usual: Usual) ->
         }
     };
     let floors = Floors::of(&wanted);
-    let built = base.and_then(|base| match (base, &wanted.view) {
-        (Some(base), View::Layers(layers)) => base.finish(&wanted, layers),
-        (None, View::Bare) => crate::view::processes(),
+    let built = ready.and_then(|ready| match (ready, &wanted.view) {
+        (Ready::View(base), View::Layers(layers)) => base.finish(&wanted, layers).map(|proc| (proc, None)),
+        (Ready::Filter(listener), View::Bare) => crate::view::processes().map(|proc| (proc, Some(listener))),
         _ => Err(trying("another view was prepared")(Errno::INVAL)),
     });
-    finish(built.and_then(|proc| start(&wanted, streams, proc)), &control, &floors, reach)
+    let started = built.and_then(|(proc, listener)| start(&wanted, streams, proc, listener));
+    finish(started, &control, &floors, reach)
+}
+
+/// What is done before it is known what is wanted.
+enum Ready {
+    /// A view that waits for its layers.
+    View(crate::view::Base),
+    /// A filter that this process has on, and that the program will have from it, with where its calls come. This process makes none of them.
+    Filter(OwnedFd),
+}
+
+fn wear_filter() -> Result<OwnedFd, Failed> {
+    rustix::thread::set_no_new_privs(true).map_err(trying("cannot give up rights"))?;
+    filter::put_on(filter::OF_READERS)
 }
 
 /// What comes before anything that depends on what is wanted.
@@ -162,7 +176,8 @@ struct Program {
     ended: Ended,
 }
 
-fn start(wanted: &Wanted, streams: Streams, proc: OwnedFd) -> Result<Start, Failed> {
+/// `listener` is there where the filter is on already.
+fn start(wanted: &Wanted, streams: Streams, proc: OwnedFd, listener: Option<OwnedFd>) -> Result<Start, Failed> {
     let (name, _) = wanted.argv.split_first().ok_or_else(|| trying("no program")(Errno::INVAL))?;
     let path = wanted.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
     let image = sys::Image::new(&find(name, path), &wanted.argv, &wanted.env)
@@ -171,7 +186,7 @@ fn start(wanted: &Wanted, streams: Streams, proc: OwnedFd) -> Result<Start, Fail
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(trying("cannot make a socket"))?;
     let mut become_it = || {
-        let (doing, error) = become_program(wanted, &streams, &theirs, &image);
+        let (doing, error) = become_program(wanted, &streams, &theirs, &image, listener.is_some());
         tell(&theirs, &Report::setup(doing, &error).to_bytes(), None);
         127
     };
@@ -179,7 +194,7 @@ fn start(wanted: &Wanted, streams: Streams, proc: OwnedFd) -> Result<Start, Fail
     drop((theirs, streams));
     let gone = pidfd_open(pid, PidfdFlags::empty()).map_err(trying("cannot watch the program"))?;
     let allowed = wanted.tells_writes.then(|| Allowed::of(wanted, proc, &wall::free(wanted)));
-    let mut program = Program { pid, gone, listener: None, allowed, ended: Ended::default() };
+    let mut program = Program { pid, gone, listener, allowed, ended: Ended::default() };
     // First the listener, then nothing: `exec` closes the socket. Words are a failure.
     while let Some((words, fd)) = hear(&ours) {
         if let Some(fd) = fd {
@@ -224,7 +239,7 @@ fn hear(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
 }
 
 /// Turns a new process, which shares the memory of this one, into the program; comes back only where that failed.
-fn become_program(wanted: &Wanted, streams: &Streams, init: &OwnedFd, image: &sys::Image) -> Failed {
+fn become_program(wanted: &Wanted, streams: &Streams, init: &OwnedFd, image: &sys::Image, is_filtered: bool) -> Failed {
     let run = || -> Result<std::convert::Infallible, Failed> {
         let dup = trying("cannot set the standard streams");
         rustix::stdio::dup2_stdin(&streams.input)
@@ -238,8 +253,10 @@ fn become_program(wanted: &Wanted, streams: &Streams, init: &OwnedFd, image: &sy
         wall::drop_rights()?;
         sys::close_on_exec().map_err(trying("cannot close descriptors"))?;
         wall::files(wanted)?;
-        let listener = filter::put_on(Terms { network: wanted.network, tells_writes: wanted.tells_writes })?;
-        tell(init, b"L", Some(&listener));
+        if !is_filtered {
+            let listener = filter::put_on(Terms { network: wanted.network, tells_writes: wanted.tells_writes })?;
+            tell(init, b"L", Some(&listener));
+        }
         let name = wanted.argv.first().map_or("", String::as_str);
         Err((format!("cannot start {name}"), image.exec()))
     };

@@ -20,7 +20,7 @@ pub(crate) const PARTS: usize = 5;
 /// What a request is for, told by the byte that carries it, so that it can be handed on unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Usual {
-    /// No namespaces.
+    /// No namespaces, the network, and telling what it tries to write.
     Bare = b'B' as isize,
     /// Layers and no network.
     Layers = b'L' as isize,
@@ -30,9 +30,9 @@ impl Usual {
     /// Of what most requests want.
     pub(crate) fn of(wanted: &Wanted) -> Option<Self> {
         match &wanted.view {
-            View::Bare => Some(Self::Bare),
+            View::Bare if wanted.network && wanted.tells_writes => Some(Self::Bare),
             View::Layers(_) if !wanted.network => Some(Self::Layers),
-            View::Layers(_) | View::Machine => None,
+            View::Bare | View::Layers(_) | View::Machine => None,
         }
     }
 

@@ -34,8 +34,8 @@ fn plain(argv: &[&str], cwd: &Path) {
 fn walled(cage: &Cage, argv: &[&str], view: Option<View>) {
     let (mut wanted, _) = cage.wanted(argv);
     if let Some(view) = view {
-        wanted.view = view;
-        wanted.network = true;
+        // As commands on the machine are started.
+        (wanted.view, wanted.network, wanted.tells_writes) = (view, true, true);
     }
     let from = Instant::now();
     let (report, text) = cage.start(&wanted);
