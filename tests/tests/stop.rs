@@ -196,3 +196,22 @@ fn stopping_works_when_the_journal_is_gone_and_undoing_works_when_stopped() {
     assert!(again.value["unknown"].is_string() && again.value["noted"] == false, "{again:?}");
     assert_ne!(id(&again), id(&stopped));
 }
+
+#[test]
+fn what_a_killed_runner_left_in_the_temporary_folder_is_cleared_by_recover() {
+    let bench = Bench::new();
+    let mut child = running(&bench, "s");
+    let own = format!("backout-own-{}-", child.id());
+    let left = || {
+        let entries = std::fs::read_dir(std::env::temp_dir()).unwrap().filter_map(Result::ok);
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own)).count()
+    };
+    while left() == 0 {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(left(), 1);
+    let recovered = bench.run(&["recover"]);
+    assert_eq!((recovered.code, left()), (4, 0), "{recovered:?}");
+}
