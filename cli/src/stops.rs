@@ -138,13 +138,13 @@ pub(crate) fn refuse_stopped<'a>(
     }
     let Some(it) = stops.iter().find(|it| it.stop.covers.covers(subject, kinds.clone())) else { return Ok(()) };
     let Stop { id, covers, by, time, reason, .. } = &it.stop;
-    refuse(
-        format!("{} is stopped since {time} by {by}: {reason}", covers.text()),
-        format!(
-            "backout resume {id} --as OPERATOR{} --reason TEXT, once it may go on",
-            if covers.is_all() { " --as ANOTHER" } else { "" }
-        ),
-    )
+    refuse(format!("{} is stopped since {time} by {by}: {reason}", covers.text()), how_to_lift(id, covers))
+}
+
+/// The command that lifts a stop.
+pub(crate) fn how_to_lift(id: &str, covers: &Covers) -> String {
+    let another = if covers.is_all() { " --as ANOTHER" } else { "" };
+    format!("backout resume {id} --as OPERATOR{another} --reason TEXT, once it may go on")
 }
 
 /// A stop of the log whose file somebody took away.

@@ -3,7 +3,7 @@
 //! Must never be the only wall where somebody means harm: what a path leads to may change after it was looked at. Landlock and read-only
 //! mounts are the walls; where there are none for owners, modes and times this keeps an honest program from them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -194,11 +194,9 @@ impl Allowed {
         }
         let descriptor = place.folder.and_then(|at| argument(call, at)).map(|fd| fd as i32);
         let folder = match descriptor.filter(|fd| *fd != libc::AT_FDCWD) {
-            Some(fd) => format!("{}/fd/{fd}", call.pid),
-            None => format!("{}/cwd", call.pid),
+            Some(fd) => self.link(call, &format!("fd/{fd}"))?,
+            None => self.link(call, "cwd")?,
         };
-        let folder = readlinkat(&self.proc, folder, Vec::new()).ok()?;
-        let folder = PathBuf::from(OsString::from_vec(folder.into_bytes()));
         Some(if path.as_os_str().is_empty() { folder } else { folder.join(path) })
     }
 
@@ -210,28 +208,18 @@ impl Allowed {
 
     /// Where a path leads that goes through what the kernel tells of a process: its root, its working directory, what it has open.
     fn without_magic(&self, call: &Referred, named: &Path) -> PathBuf {
-        let mut parts = named.components().skip(1);
-        let begins = parts.next().map(|part| part.as_os_str().to_owned());
-        let second = parts.next().map(|part| part.as_os_str().to_owned());
-        let (link, rest): (Option<PathBuf>, Vec<_>) = match (begins.as_deref(), second.as_deref()) {
-            (Some(proc), Some(_)) if proc == "proc" => match parts.next().map(|part| part.as_os_str().to_owned()) {
-                Some(root) if root == "root" => (Some("/".into()), parts.collect()),
-                Some(cwd) if cwd == "cwd" => (self.link(call, "cwd"), parts.collect()),
-                Some(fd) if fd == "fd" => {
-                    let number = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-                    (number.and_then(|number| self.link(call, &format!("fd/{number}"))), parts.collect())
-                }
-                _ => return named.to_owned(),
-            },
-            (Some(dev), Some(fd)) if dev == "dev" && fd == "fd" => {
-                let number = parts.next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-                (number.and_then(|number| self.link(call, &format!("fd/{number}"))), parts.collect())
-            }
-            _ => return named.to_owned(),
+        let parts: Vec<&OsStr> = named.iter().skip(1).collect();
+        let words: Vec<&str> = parts.iter().map(|part| part.to_str().unwrap_or_default()).collect();
+        let (link, depth) = match words.as_slice() {
+            ["proc", _, "root", ..] => (Some("/".into()), 3),
+            ["proc", _, "cwd", ..] => (self.link(call, "cwd"), 3),
+            ["proc", _, "fd", number, ..] => (self.link(call, &format!("fd/{number}")), 4),
+            ["dev", "fd", number, ..] => (self.link(call, &format!("fd/{number}")), 3),
+            _ => (None, 0),
         };
         // What is open itself, and not something in it, is nobody's path.
-        match link {
-            Some(link) if !rest.is_empty() => rest.iter().fold(link, |path, part| path.join(part)),
+        match (link, parts.get(depth..)) {
+            (Some(link), Some(rest @ [_, ..])) => rest.iter().fold(link, |path: PathBuf, part| path.join(part)),
             _ => named.to_owned(),
         }
     }

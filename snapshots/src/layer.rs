@@ -111,21 +111,19 @@ impl Layer {
 
     /// Takes out of the layer what is no effect: files that were only copied up and names that came and went. Over what somebody else
     /// leaves meanwhile they would hide it.
-    pub fn drop_copies(upper: &Path, effects: &[Effect]) -> Result<(), SnapshotError> {
+    pub fn drop_copies(&self, effects: &[Effect]) -> Result<(), SnapshotError> {
         let kept: BTreeSet<&Path> = effects.iter().map(|effect| effect.path.as_path()).collect();
-        let layer = Self::read(upper, upper)?;
-        let root = Root::open(upper)?;
-        for entry in layer.tree.entries.iter().rev().filter(|entry| !kept.contains(entry.path.as_path())) {
+        for entry in self.tree.entries.iter().rev().filter(|entry| !kept.contains(entry.path.as_path())) {
             let is_folder = entry.node == Node::Folder;
-            if entry.path.as_os_str().is_empty() || layer.opaque.contains(&entry.path) {
+            if entry.path.as_os_str().is_empty() || self.opaque.contains(&entry.path) {
                 continue;
             }
-            let (folder, name) = root.parent_of(&entry.path)?;
+            let (folder, name) = self.upper.parent_of(&entry.path)?;
             let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             match writable(&folder, || rustix::fs::unlinkat(&folder, name, flags)) {
                 // A folder in which something else stays.
                 Err(Errno::NOTEMPTY | Errno::EXIST) if is_folder => {}
-                other => other.map_err(SnapshotError::io("cannot clear", &upper.join(&entry.path)))?,
+                other => other.map_err(SnapshotError::io("cannot clear", &self.upper.path().join(&entry.path)))?,
             }
         }
         Ok(())

@@ -30,7 +30,10 @@ impl<'a> Progress<'a> {
     /// A fact that is durable.
     pub(crate) fn fact(&mut self, fact: &RecordBody) {
         self.output.event("record", &serde_json::json!({"run": self.run, "fact": fact}));
-        if let RecordBody::Halted { cause, timed_out: false } = fact {
+        // A stop of the kill switch leaves none.
+        if let RecordBody::Halted { cause, timed_out: false } = fact
+            && cause.starts_with("SIG")
+        {
             self.output.note(&format!(
                 "{cause}: nothing new starts; what runs has 4 seconds to end, and a second signal ends it at once"
             ));

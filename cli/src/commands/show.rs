@@ -20,7 +20,8 @@ pub(crate) struct ShowArgs {
 
 pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitCode, Problem> {
     let journal = home.journal()?;
-    let line = find(&flow::records(&journal)?, &args.run)?;
+    let records = flow::records(&journal)?;
+    let line = find(&records, &args.run)?;
     let drivers = home.drivers()?;
     let folded = flow::folded(home, &drivers, &journal, &line.run)?;
     let receipt = folded.account.receipt().filter(|_| folded.run.ended().is_some());
@@ -28,7 +29,7 @@ pub(crate) fn run(args: &ShowArgs, home: &Home, output: &Output) -> Result<ExitC
     let steps: Vec<(String, StepState)> =
         folded.loaded.steps.iter().map(|step| (step.id.clone(), folded.run.state(step.ix))).collect();
     let running = journal.live_writer().filter(|_| folded.run.ended().is_none());
-    let said = what_failed_steps_said(home, &flow::records(&journal)?, &line.run);
+    let said = what_failed_steps_said(home, &records, &line.run);
     let reason = folded.cause.as_ref().map(|(_, reason)| reason.clone());
     let value = serde_json::json!({
         "run": line.run, "session": line.session, "plan": folded.loaded.plan, "manifest": folded.manifest,

@@ -86,7 +86,6 @@ pub(crate) fn stop(args: &StopArgs, home: &Home, output: &Output) -> Result<Exit
         (ThenWord::Hold, _) | (ThenWord::Undo, true) => Then::Hold,
     };
     let (stop, noted) = put(home, covers, &args.reason, then)?;
-    let id = stop.id.clone();
     let reached = reached(home, &stop);
     let revoked = if args.revoke { revoke_all(home, &stop)? } else { Vec::new() };
     let value = serde_json::json!({"stop": stop, "reached": reached.as_ref().ok(), "unknown": reached.as_ref().err(), "noted": noted, "revoked": revoked});
@@ -104,9 +103,9 @@ pub(crate) fn stop(args: &StopArgs, home: &Home, output: &Output) -> Result<Exit
         };
         format!(
             "stopped {}: {told}\n{revoked}{none}nothing of it starts or goes on, also after a restart\n\
-             next: backout status\n      backout resume {id} --as OPERATOR{} --reason TEXT, once it may go on\n",
+             next: backout status\n      {}\n",
             stop.covers.text(),
-            if stop.covers.is_all() { " --as ANOTHER" } else { "" }
+            stops::how_to_lift(&stop.id, &stop.covers)
         )
     });
     if revoked.iter().any(|outcome| !outcome.refused) {

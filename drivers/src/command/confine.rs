@@ -181,7 +181,11 @@ impl Confinement {
 
     /// Whether this machine can contain a command, or what it said when it was tried. Tried once, by doing all of it.
     pub fn ability(&self) -> Result<(), &str> {
-        let tried = self.able.get_or_init(|| self.try_all().map_err(|error| crate::file::kernel_detail(&error)));
+        let tried = self.able.get_or_init(|| {
+            // Once for a process: layers that nobody asked for in a long time, and what dead ones left.
+            self.clear("none");
+            self.try_all().map_err(|error| crate::file::kernel_detail(&error))
+        });
         tried.as_ref().copied().map_err(String::as_str)
     }
 

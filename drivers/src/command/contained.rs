@@ -41,7 +41,7 @@ pub(super) struct Occasion<'a> {
 /// What a layer changes of one root.
 pub(super) struct Touched {
     pub(super) root: PathBuf,
-    layer: Layer,
+    pub(super) layer: Layer,
     pub(super) effects: Vec<Effect>,
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Must never change the world, and never say of a step more than was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::{Ahead, Cancel, DriverError, Leaves, StepSpec, TriedOut};
 use schemas::{ChangeKind, Class, Confidence, Expectation, Resource, ResourceChange, Share, StepAssessment};
-use snapshots::{Effect, Entry, Hash, Layer, Node, Root};
+use snapshots::{Effect, Entry, Hash, Node, Root};
 
 use super::confine::{Bench, upper};
 use super::contained::{
@@ -84,8 +84,6 @@ impl Command {
         if params.commit == Some(Commit::Approved) {
             refuse_unsure(ahead.unseen, &under)?;
         }
-        // Layers that nobody asked for in a long time, and those of dead trials.
-        self.confined()?.clear("none");
         let (mut fingerprints, whole) = look(step, &under)?;
         // What a step before may leave otherwise cannot be told; everything else can.
         let loose: Vec<String> =
@@ -142,17 +140,14 @@ impl Command {
         refuse_undeclared(step, &touched)?;
         let mut assessed = StepAssessment { confidence: Confidence::Verified, ..unseen };
         assessed.notes.push(format!("tried out over a layer{}: this is all that it changes", on_top(under)));
-        for part in &touched {
-            let upper = tried.roots.iter().position(|root| *root == part.root).map(|at| upper(tried.bench.path(), at));
-            describe(&mut assessed, part, &upper.unwrap_or_default(), under);
+        for (number, part) in touched.iter().enumerate() {
+            describe(&mut assessed, part, &upper(tried.bench.path(), number), under);
+            part.layer.drop_copies(&part.effects).map_err(snapshot_failed)?;
         }
         let deleted = assessed.changes.iter().filter(|change| change.change == ChangeKind::Deleted).count() as u64;
         assessed.share = (deleted > 0).then_some(Share { part: deleted, whole: whole.max(deleted) });
         let digest = digest_of(&touched);
         assessed.pinned = vec![format!("{EFFECTS}{}", digest.hex()), counted(&touched)];
-        for (number, part) in touched.iter().enumerate() {
-            Layer::drop_copies(&upper(tried.bench.path(), number), &part.effects).map_err(snapshot_failed)?;
-        }
         let takes_layer = params.commit == Some(Commit::Approved);
         let kept = match takes_layer {
             true => Some(self.confined()?.kept(&tried.roots, &name_of(step, &digest.hex()))?),
@@ -273,7 +268,8 @@ fn moves(part: &Touched) -> Vec<String> {
     let by_content: BTreeMap<&str, &Path> = old.iter().map(|(path, (sign, _))| (sign.as_str(), *path)).collect();
     let whole: Vec<(&Path, &Path, usize)> =
         new.iter().filter_map(|(to, (sign, names))| Some((*by_content.get(sign.as_str())?, *to, *names))).collect();
-    let is_told = |path: &Path| whole.iter().any(|(from, to, _)| path.starts_with(from) || path.starts_with(to));
+    let tops: BTreeSet<&Path> = whole.iter().flat_map(|(from, to, _)| [*from, *to]).collect();
+    let is_told = |path: &Path| path.ancestors().any(|around| tops.contains(around));
     let filled = |entry: &Entry| match &entry.node {
         Node::File(content) if content.size > 0 => Some(content.hash.to_string()),
         _ => None,
